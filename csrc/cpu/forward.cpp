@@ -49,7 +49,11 @@ class Forward {
     if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * H_);
     if (projected()) {
       m_ = workspace_.take<Operand>(q_.B * m_stride_);
-      m_state_ = workspace_.take<Compute>(q_.B * m_stride_);
+      if constexpr (std::is_same_v<Operand, Compute>) {
+        m_state_ = m_;
+      } else {
+        m_state_ = workspace_.take<Compute>(q_.B * m_stride_);
+      }
     }
     bias_ = workspace_.take<Compute>(cell_.gates * H_);
     b_hh_ = workspace_.take<Compute>(cell_.gates * H_);
@@ -331,7 +335,7 @@ class Forward {
   Compute* state_[2];    // [B, h_stride] h as cells read it: the same memory, or one copy in Compute
   Compute* c_ = nullptr;        // [B, H]
   Operand* m_ = nullptr;        // [B, m_stride] the cell's output where a projection follows
-  Compute* m_state_ = nullptr;  // [B, m_stride] the same in Compute
+  Compute* m_state_ = nullptr;  // [B, m_stride] the same in Compute, or the same memory
   Compute *bias_, *b_hh_;       // [G * H]
 };
 
