@@ -71,8 +71,14 @@ struct SequenceOf : Sequence {
 
 template <class S>
 Weights<S> weights_of(const Layer& layer) {
-  return {layer.I,          layer.H,          layer.P,          data<S>(layer.w_ih),
-          data<S>(layer.w_hh), data<S>(layer.b_ih), data<S>(layer.b_hh), data<S>(layer.w_hr)};
+  return {layer.I,
+          layer.H,
+          layer.P,
+          data<S>(layer.w_ih),
+          data<S>(layer.w_hh),
+          data<S>(layer.b_ih),
+          data<S>(layer.b_hh),
+          data<S>(layer.w_hr)};
 }
 
 struct Kept {
@@ -113,10 +119,10 @@ Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep) {
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
-    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
-    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-    const OptionalTensor& reset, bool reverse, int64_t keep) {
+    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
+    const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const OptionalTensor& reset,
+    bool reverse, int64_t keep) {
   const Layer layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const SequenceOf sequence(layer, reverse);
@@ -211,12 +217,12 @@ Tensor bias_gradient(const Layer& layer, const int* slots, const Tensor& sums) {
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
-    const OptionalTensor& dc_n, const OptionalTensor& dc, const Tensor& x, const Tensor& h0,
-    const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
-    const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
-    const OptionalTensor& lengths, const OptionalTensor& reset, bool reverse, const Tensor& y,
-    const Tensor& c, const Tensor& slots, std::array<bool, 2> needs) {
+    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+    const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c, const Tensor& slots,
+    std::array<bool, 2> needs) {
   const Layer layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const CellInfo& info = *layer.cell;
@@ -246,8 +252,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   }
   Tensor kept_slots = slots.contiguous();
   if (recompute) {
-    kept_slots = recompute_slots(
-        layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
+    kept_slots =
+        recompute_slots(layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
   }
   // Recomputed slots are nobody else's: their gradients may take their place.
   const Tensor d = recompute ? kept_slots : at::empty({layer.rows, info.slots * layer.H}, options);

@@ -96,9 +96,9 @@ class Backward {
     Part p;
     p.active = q_.active(t, b);
     p.has_product = has_product(k, b);
-    p.previous = q_.resets(t, b)                              ? Source::zero
+    p.previous = q_.resets(t, b)                         ? Source::zero
                  : k > 0 && q_.active(q_.step(k - 1), b) ? Source::sequence
-                                                              : Source::initial;
+                                                         : Source::initial;
     return p;
   }
 

@@ -179,14 +179,14 @@ class Forward {
       for_tiles(rows, input_.tile_rows(), [&](int64_t row, int count) {
         multiply(input_, j, x_, x_stride_, row, count, acc);
         k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc,
-                    bias_ + j * input_.block(),
-                    pre_ + row * cell_.gates * H_ + j * input_.block(), cell_.gates * H_);
+                    bias_ + j * input_.block(), pre_ + row * cell_.gates * H_ + j * input_.block(),
+                    cell_.gates * H_);
       });
     }
   }
 
-  static void multiply(const Product& product, int64_t j, const Operand* rows, int64_t stride,
-                       int64_t row, int count, Compute* acc) {
+  static void multiply(const Product& product, int64_t j, const Operand* rows, int64_t stride, int64_t row,
+                       int count, Compute* acc) {
     const Operand* pointers[max_tile_rows];
     for (int m = 0; m < count; ++m) pointers[m] = rows + (row + m) * stride;
     product.multiply(j, count, pointers, acc);
@@ -329,10 +329,10 @@ class Forward {
   Partition partition_;
   int64_t chunk_rows_;
   int64_t x_stride_, h_stride_, m_stride_;
-  Operand* x_;           // [chunk rows, x_stride] input of a chunk as products read it
-  Compute* pre_;         // [chunk rows, G * H] its products, with the bias
-  Operand* operand_[2];  // [B, h_stride] h as products read it, in turn
-  Compute* state_[2];    // [B, h_stride] h as cells read it: the same memory, or one copy in Compute
+  Operand* x_;                  // [chunk rows, x_stride] input of a chunk as products read it
+  Compute* pre_;                // [chunk rows, G * H] its products, with the bias
+  Operand* operand_[2];         // [B, h_stride] h as products read it, in turn
+  Compute* state_[2];           // [B, h_stride] h as cells read it: the same memory, or one copy in Compute
   Compute* c_ = nullptr;        // [B, H]
   Operand* m_ = nullptr;        // [B, m_stride] the cell's output where a projection follows
   Compute* m_state_ = nullptr;  // [B, m_stride] the same in Compute, or the same memory

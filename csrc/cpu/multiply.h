@@ -36,8 +36,8 @@ struct Dot<BFloat16, float> {
 
 // Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
 template <int rows, int vectors, class Operand, class Compute>
-void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
-              Compute* acc, bool accumulate) {
+void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
+              bool accumulate) {
   using D = Dot<Operand, Compute>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4 / rows;
@@ -91,8 +91,8 @@ FASTRNN_INLINE Compute sum_of(Vec<Compute> v) {
 
 // `weight_rows` rows of w at once against `rows` rows of a, all read along k.
 template <int rows, int weight_rows, class Compute, class Operand, class Storage>
-FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w,
-                                       int64_t w_row, Compute* acc, int64_t acc_row) {
+FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                                       Compute* acc, int64_t acc_row) {
   Vec<Compute> sum[rows][weight_rows] = {};
   for_vectors<Compute>(k, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
     Vec<Compute> x[rows];
@@ -123,15 +123,14 @@ void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int6
                                             gates * block);
     }
     for (; u < units; ++u) {
-      multiply_rows_tile<rows, 1>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u,
-                                  gates * block);
+      multiply_rows_tile<rows, 1>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u, gates * block);
     }
   }
 }
 
 template <class Storage, class Operand, class Compute>
-void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
-                   int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
+void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
+                   int64_t H, int64_t units, int64_t block, Compute* acc) {
   for (; rows >= 4; rows -= 4, a += 4, acc += 4 * gates * block) {
     multiply_rows_of<4>(k, a, w, w_row, gates, H, units, block, acc);
   }

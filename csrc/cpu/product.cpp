@@ -2,8 +2,7 @@
 
 namespace fastrnn {
 
-Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work,
-                           double work) {
+Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work) {
   // A barrier costs as much as some ten thousand multiplications, waking the team some hundred thousand.
   constexpr double least_work = 3e5, least_step_work = 2e4;
   constexpr int64_t level_two_cache = 1 << 20;

@@ -152,7 +152,6 @@ struct Partition {
 };
 
 // weight_bytes: of the recurrent matrix. work: multiplications of a step and of the whole call.
-Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work,
-                           double work);
+Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work);
 
 }  // namespace fastrnn

@@ -38,8 +38,7 @@ void run_team(int threads, TeamBody body, void* context);
 template <class Body>
 void run_team(int threads, Body& body) {
   run_team(
-      threads,
-      [](void* context, int id, Team& team) { (*static_cast<Body*>(context))(id, team); }, &body);
+      threads, [](void* context, int id, Team& team) { (*static_cast<Body*>(context))(id, team); }, &body);
 }
 
 struct Range {
@@ -62,8 +61,6 @@ struct Each {
 inline Each each(Range range) { return {range}; }
 
 // The id-th of `parts` nearly equal parts of 0 .. n.
-inline Range part_of(int64_t n, int id, int parts) {
-  return {n * id / parts, n * (id + 1) / parts};
-}
+inline Range part_of(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
 
 }  // namespace fastrnn

@@ -62,9 +62,7 @@ class RecurrentCell(nn.RNNCellBase):
             return self._zeros(input, shape)
         state = self._split_state(hx)
         for s in state:
-            if s is not None and (
-                s.shape != shape or s.dtype != input.dtype or s.device != input.device
-            ):
+            if s is not None and (s.shape != shape or s.dtype != input.dtype or s.device != input.device):
                 return None
         return state
 
