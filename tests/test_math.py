@@ -10,7 +10,6 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +76,7 @@ def setup_flags() -> list[str]:
 
 
 @pytest.fixture(scope="module", params=list(TARGETS))
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     if request.param not in fastrnn.build_info()["cpu_targets_usable"]:
@@ -86,12 +85,12 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(request.param)
     source, built = folder / "math.cpp", folder / "math.so"
     source.write_text(SOURCE)
+    library = ["-fPIC", "-shared", "-o", built]
     subprocess.run(
-        ["g++", *setup_flags(), *flags, f"-DVECTOR_BYTES={size}", f"-I{ROOT / 'csrc'}", "-fPIC", "-shared"]
-        + [str(source), "-o", str(built)],
+        ["g++", *setup_flags(), *flags, f"-DVECTOR_BYTES={size}", f"-I{ROOT / 'csrc'}", *library, source],
         check=True,
     )
-    yield built
+    return built
 
 
 def call(library: Path, name: str, x: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ class Config:
     dtype: torch.dtype
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     P: int  # proj_size in 64ths of H
     num_layers: int

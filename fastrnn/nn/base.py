@@ -7,7 +7,6 @@ parametrizations, pruning) is seen.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -40,9 +39,15 @@ class Recurrent(nn.RNNBase):
     # the gates a second time.
     memory: str = "full"
 
-    def __init__(self, *args: Any, memory: str = "full", **kwargs: Any) -> None:
+    # device and dtype are named since torch.nn.utils.skip_init looks for them in the signature.
+    def __init__(
+        self, *args: Any, memory: str = "full", device: Any = None, dtype: Any = None, **kwargs: Any
+    ) -> None:
         if memory not in ("full", "lean"):
             raise ValueError(f"memory should be 'full' or 'lean', got: {memory!r}")
+        for name, value in (("device", device), ("dtype", dtype)):
+            if value is not None:
+                kwargs[name] = value
         super().__init__(*args, **kwargs)
         if memory != "full":
             self.memory = memory
@@ -247,6 +252,18 @@ class Recurrent(nn.RNNBase):
             y = y.transpose(0, 1)
         return y, self._join_state(h_n, c_n)
 
+    # torch.nn notices replaced weights by weak references, but a tensor that has one cannot be swapped
+    # (torch.__future__.set_swap_module_params_on_conversion). Its list of weights tells as much.
+    def _init_flat_weights(self) -> None:
+        super()._init_flat_weights()
+        self._flat_weight_refs = []
+
+    def _weights_have_changed(self) -> bool:
+        if len(self._flat_weights) != len(self._flat_weights_names):
+            return True
+        kept = zip(self._flat_weights, self._flat_weights_names, strict=True)
+        return any(getattr(self, name, None) is not weight for weight, name in kept)
+
     def __getstate__(self) -> dict[str, Any]:
         # torch.nn's list of weights is a cache, and one of computed weights (a parametrization's) could
         # not be copied.
@@ -257,7 +274,7 @@ class Recurrent(nn.RNNBase):
     def __setstate__(self, d: dict[str, Any]) -> None:
         super().__setstate__(d)
         self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
-        self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in self._flat_weights]
+        self._flat_weight_refs = []
 
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
