@@ -1,17 +1,18 @@
-"""Bad input: the same exceptions with the same messages as torch.nn's, and one clear sentence for our own."""
+"""Bad input: torch.nn's exceptions with torch.nn's messages, and one clear sentence for what is our own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import support
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
-import support
 
 T, B, I, H = 5, 3, 4, 6
 zeros = torch.zeros
@@ -21,7 +22,8 @@ def raised(call: Callable[[], Any]) -> tuple[type, str]:
     try:
         call()
     except Exception as error:
-        return type(error), str(error)
+        # Python puts the class that defines a method into a TypeError.
+        return type(error), re.sub(r"^\w+\.forward\(\)", "forward()", str(error))
     return type(None), "nothing was raised"
 
 
@@ -101,6 +103,7 @@ LSTM_CALLS: dict[str, Callable[[Any], Any]] = {
     "three_states": lambda m: m(zeros(T, B, I), (zeros(1, B, H),) * 3),
     "tuple_of_one": lambda m: m(zeros(T, B, I), (zeros(1, B, H),)),
     "empty_tuple": lambda m: m(zeros(T, B, I), ()),
+    "stacked_states": lambda m: m(zeros(T, B, I), zeros(2, 1, B, H)),
     "tuple_of_none": lambda m: m(zeros(T, B, I), (None, None)),
 }
 ONE_STATE_CALLS: dict[str, Callable[[Any], Any]] = {
@@ -152,6 +155,11 @@ CELL_CALLS: dict[str, Callable[[Any], Any]] = {
     "state_3d": lambda m: m(zeros(B, I), state(m, zeros(1, B, H))),
     "state_dtype": lambda m: m(zeros(B, I), state(m, zeros(B, H, dtype=torch.float64))),
     "unbatched_state_size": lambda m: m(zeros(I), state(m, zeros(H + 1))),
+    "state_triple": lambda m: m(zeros(B, I), (zeros(B, H), zeros(B, H), zeros(B, H))),
+    "state_list": lambda m: m(zeros(B, I), [zeros(B, H)]),
+    "state_stacked": lambda m: m(zeros(B, I), zeros(2, B, H)),
+    "state_none": lambda m: m(zeros(B, I), (None, None)),
+    "state_text": lambda m: m(zeros(B, I), "zeros"),
     "keyword": lambda m: m(zeros(B, I), state=None),
 }
 

@@ -132,9 +132,9 @@ class Recurrent(nn.RNNBase):
         has_c = ops.CELLS[self.cell]["has_c"]
         return h0, x.new_zeros(count, batch, self.hidden_size) if has_c else None
 
-    def _split_state(self, hx: Any) -> State:
-        """hx as h0 and c0; for cells with one state only, that and None."""
-        return hx, None
+    def _split_state(self, hx: Any) -> State | None:
+        """hx as h0 and c0, for cells with one state that and None; or None where hx is not such a state."""
+        return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
         return h_n
@@ -160,8 +160,11 @@ class Recurrent(nn.RNNBase):
         h0: Tensor | None = None
         c0: Tensor | None = None
         if hx is not None:
-            h0, c0 = self._split_state(hx)
-            for state in (h0, c0):
+            states = self._split_state(hx)
+            if states is None:
+                return None
+            h0, c0 = states
+            for state in states:
                 if state is not None and state.dim() != input.dim():
                     return None
             if unbatched:
@@ -173,12 +176,14 @@ class Recurrent(nn.RNNBase):
             lengths, reset = self._check_masks(x, unbatched, lengths, reset)
         return Call(x, h0, c0, None, lengths, reset, unbatched)
 
-    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call:
+    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call | None:
         x, batch_sizes, order, _ = input
         h0: Tensor | None = None
         c0: Tensor | None = None
         if hx is not None:
-            h0, c0 = self._split_state(self.permute_hidden(hx, order))
+            if self._split_state(hx) is None:
+                return None
+            h0, c0 = self._split_state(self.permute_hidden(hx, order))  # type: ignore[misc]
         if not self._fits(x, h0, c0, _batch(x, batch_sizes)):
             # torch.nn.LSTM leaves a packed batch unchecked, and its kernels then read beyond memory.
             self._update_flat_weights()
@@ -216,20 +221,12 @@ class Recurrent(nn.RNNBase):
         if lengths is not None:
             if unbatched:
                 raise ValueError("lengths goes with a batch, not with unbatched input")
-            if lengths.shape != (batch,) or lengths.dtype != torch.int64:
-                raise ValueError(
-                    f"lengths should be an int64 tensor of shape ({batch},), got "
-                    f"{lengths.dtype} of shape {tuple(lengths.shape)}"
-                )
+            _check_mask("lengths", "an int64", torch.int64, (batch,), lengths)
         if reset is not None:
             expected = (steps,) if unbatched else (steps, batch)
             if self.batch_first and not unbatched:
                 expected = (batch, steps)
-            if reset.shape != expected or reset.dtype != torch.bool:
-                raise ValueError(
-                    f"reset should be a bool tensor of shape {expected}, got "
-                    f"{reset.dtype} of shape {tuple(reset.shape)}"
-                )
+            _check_mask("reset", "a bool", torch.bool, expected, reset)
             if unbatched:
                 reset = reset.unsqueeze(1)
             elif self.batch_first:
@@ -279,6 +276,16 @@ class Recurrent(nn.RNNBase):
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
     return x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+
+
+def _check_mask(name: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...], mask: Any) -> None:
+    if not isinstance(mask, Tensor):
+        got = f"a {type(mask).__name__}"
+    elif mask.shape != shape or mask.dtype != dtype:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+    else:
+        return
+    raise ValueError(f"{name} should be {kind} tensor of shape {shape}, got {got}")
 
 
 def _check_alike(x: Tensor, *states: Tensor | None) -> None:

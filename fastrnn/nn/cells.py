@@ -61,6 +61,8 @@ class RecurrentCell(nn.RNNCellBase):
         if hx is None:
             return self._zeros(input, shape)
         state = self._split_state(hx)
+        if state is None:
+            return None
         for s in state:
             if s is not None and (s.shape != shape or s.dtype != input.dtype or s.device != input.device):
                 return None
@@ -69,8 +71,8 @@ class RecurrentCell(nn.RNNCellBase):
     def _zeros(self, input: Tensor, shape: tuple[int, ...]) -> State:
         return input.new_zeros(shape), None
 
-    def _split_state(self, hx: Any) -> State:
-        return hx, None
+    def _split_state(self, hx: Any) -> State | None:
+        return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h
@@ -87,8 +89,9 @@ class LSTMCell(RecurrentCell, nn.LSTMCell):
         zeros = input.new_zeros(shape)
         return zeros, zeros
 
-    def _split_state(self, hx: Any) -> State:
-        return hx[0], hx[1]
+    def _split_state(self, hx: Any) -> State | None:
+        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+        return (hx[0], hx[1]) if pair else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h, c
