@@ -12,6 +12,7 @@ import pytest
 import fastrnn
 
 HERE = Path(__file__).resolve().parent
+TESTS = ("test_parity.py", "test_ops.py::test_equals_the_reference", "test_autograd.py::test_exhaustive")
 INFO = fastrnn.build_info()
 
 
@@ -28,12 +29,11 @@ def test_target(target: str) -> None:
         "test_autograd.py::test_exhaustive",
     ]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(HERE / t) for t in tests)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(HERE / t) for t in TESTS)],
         cwd=HERE.parent,
         env=environment,
         capture_output=True,
         text=True,
         timeout=600,
     )
-    print(run.stdout)
     assert run.returncode == 0, run.stdout[-4000:]
