@@ -40,7 +40,7 @@ class TransposedProduct {
   int64_t blocks() const { return (H_ + block_ - 1) / block_; }
   int64_t units(int64_t j) const { return std::min(block_, H_ - j * block_); }
   int64_t columns() const { return gates_ * block_; }
-  int64_t tile_rows() const { return kernels_.tile_rows(vectors_); }
+  int64_t tile_rows() const { return packed() ? kernels_.tile_rows(vectors_) : max_tile_rows; }
   bool packed() const { return panels_ != nullptr; }
 
   void pack(int64_t j) const {
