@@ -1,9 +1,11 @@
 #include "team.h"
 
 #include <ATen/Parallel.h>
+#include <linux/futex.h>
 #include <omp.h>
 #include <pthread.h>
-#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -21,6 +23,11 @@ void watch_forks() {
     });
     return true;
   }();
+}
+
+// Sleeps while *word is `value`, or wakes `value` sleepers.
+void futex(std::atomic<uint32_t>* word, int operation, uint32_t value) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, nullptr, nullptr, 0);
 }
 
 inline void pause() {
@@ -59,19 +66,31 @@ int64_t Team::claim(int id, int owner, int64_t items) {
   }
 }
 
-// Spins for about as long as a step takes, since a thread that sleeps wakes late; then gives its core
-// away at every look, since on a busy machine the thread waited for may need this very core.
+bool Team::is_done(int id) const {
+  int64_t done = 0;
+  for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_seq_cst);
+  return done >= threads_[id].expected;
+}
+
+// Spins for about as long as a step takes, since a thread that sleeps wakes late; then sleeps, since on a
+// busy machine the thread waited for may need this very core. (To yield the core instead would give it to
+// a neighbor for a whole time slice.) A phase's last thread finds it done, and wakes the others: it looks
+// for sleepers after its own item is counted, and they look again at the count after they said they sleep.
 void Team::wait(int id) {
-  constexpr int looks_before_yield = 1000;
-  for (int looks = 0;; ++looks) {
-    int64_t done = 0;
-    for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_acquire);
-    if (done >= threads_[id].expected) return;
-    if (looks < looks_before_yield) {
+  constexpr int looks_before_sleep = 2000;
+  for (int looks = 0; !is_done(id); ++looks) {
+    if (looks < looks_before_sleep) {
       pause();
-    } else {
-      sched_yield();
+      continue;
     }
+    const uint32_t seen = wakes_.load();
+    sleepers_.fetch_add(1);
+    if (!is_done(id)) futex(&wakes_, FUTEX_WAIT_PRIVATE, seen);
+    sleepers_.fetch_sub(1);
+  }
+  if (sleepers_.load() > 0) {
+    wakes_.fetch_add(1);
+    futex(&wakes_, FUTEX_WAKE_PRIVATE, size_);
   }
 }
 

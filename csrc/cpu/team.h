@@ -59,8 +59,7 @@ class Team {
       const int owner = (id + victim) % size_;
       for (int64_t i = claim(id, owner, items); i >= 0; i = claim(id, owner, items)) {
         body(i);
-        threads_[id].done.store(threads_[id].done.load(std::memory_order_relaxed) + 1,
-                                std::memory_order_release);
+        threads_[id].done.fetch_add(1);
       }
     }
     wait(id);
@@ -78,8 +77,13 @@ class Team {
   int64_t claim(int id, int owner, int64_t items);
   void wait(int id);
 
+  bool is_done(int id) const;
+
   int size_;
   std::vector<Thread> threads_;
+  // For threads that have waited long enough to sleep: a count of wake-ups, and how many sleep.
+  alignas(64) std::atomic<uint32_t> wakes_{0};
+  std::atomic<int> sleepers_{0};
 };
 
 using TeamBody = void (*)(void* context, int id, Team& team);

@@ -102,7 +102,7 @@ class Recurrent(nn.RNNBase):
         layers: list[functional.LayerWeights] = []
         for names in self._all_weights:
             # A module finds its attributes slowly; what is not its own parameter was put in its place.
-            found = [own[name] if name in own else getattr(self, name) for name in names]
+            found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
             w_hr = found.pop() if self.proj_size > 0 else None
             b_ih, b_hh = found[2:] if self.bias else (None, None)
             layers.append((found[0], found[1], b_ih, b_hh, w_hr))
