@@ -103,7 +103,9 @@ def against_length(result: Result, path: Path) -> bool:
         axes.set(
             xscale="log", yscale="log", xlabel="T", ylabel="microseconds", title=f"{pass_}, H=256, B=8"
         )
-        axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        lengths = sorted({row.case.T for row in result.rows if row.case.suite == "length"})
+        axes.set_xticks(lengths, [str(T) for T in lengths])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.grid(alpha=0.3)
     grid[0][0].legend(fontsize=8)
     figure.suptitle(machine_line(result), fontsize=8)

@@ -128,7 +128,7 @@ def goals_table(judged: list[goals.Verdict]) -> str:
                 f"{verdict.wanted:.2f}",
                 got,
                 f"{measured} of {there}",
-                "met" if verdict.is_met else "**not met**",
+                ("met" if verdict.is_met else "**not met**") + (", of a part" if measured < there else ""),
             ]
         )
     return table(["ratio to torch.nn", "goal", "measured", "shapes", ""], lines)

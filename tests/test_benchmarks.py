@@ -117,7 +117,9 @@ def test_means_and_goals():
     assert low.is_met  # within the noise of 1.0
     assert low.where == cases[0].shape
     assert low.rows == (12, 12)
-    assert "**not met**" in report.goals_table([mean])
+    assert "**not met** |" in report.goals_table([mean])
+    part = goals.verdicts(result([row(cases[0], 2.0)]))
+    assert "met, of a part" in report.goals_table(part)
 
     slow = result([row(case, 0.96) for case in cases])
     assert not goals.verdicts(slow)[1].is_met
