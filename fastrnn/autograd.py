@@ -101,14 +101,7 @@ class LayerBackward(torch.autograd.Function):
                     t.requires_grad_()
             outer, tensors = saved[:4], saved[4:]
             cell, batch_sizes, lengths, reset, reverse = ctx.sequence
-            outputs: Any = reference.layer(
-                cell,
-                *tensors,  # type: ignore[arg-type]
-                batch_sizes=batch_sizes,
-                lengths=lengths,
-                reset=reset,
-                reverse=reverse,
-            )
+            outputs: Any = reference.layer(cell, *tensors, batch_sizes, lengths, reset, reverse)  # type: ignore
             pairs = [(o, g) for o, g in zip(outputs, outer, strict=True) if o is not None and g is not None]
             inputs = [t for t in tensors if t is not None]
             first = torch.autograd.grad(

@@ -141,14 +141,13 @@ void for_tiles(Range rows, int64_t most, Body body) {
   }
 }
 
-// Which rows and which units each thread computes: all units of some sequences, which never wait for
-// each other, or some units of all sequences, each thread reading its own part of the weights only.
+// What threads share: the sequences, each thread going through all steps of its own without waiting for
+// others, or the units, each thread reading its own part of the weights and waiting at every step.
 struct Partition {
   int threads;
   bool by_batch;
 
-  Range batch(int64_t B, int id, int size) const { return by_batch ? part_of(B, id, size) : Range{0, B}; }
-  Range blocks(int64_t n, int id, int size) const { return by_batch ? Range{0, n} : part_of(n, id, size); }
+  int slices() const { return by_batch ? threads : 1; }
 };
 
 // weight_bytes: of the recurrent matrix. work: multiplications of a step and of the whole call.

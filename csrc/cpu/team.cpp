@@ -38,21 +38,39 @@ int available_threads() {
   return std::min(at::get_num_threads(), Team::max_size);
 }
 
+void Team::begin_phase(int id, int64_t items) {
+  ++threads_[id].phase;
+  threads_[id].expected += items;
+}
+
+// The next item of owner's part, or -1 if all are taken. The owner need not have come to this phase yet: a
+// counter of an earlier one stands for nothing claimed.
+int64_t Team::claim(int id, int owner, int64_t items) {
+  const Range part = part_of(items, owner, size_);
+  const uint64_t phase = threads_[id].phase;
+  std::atomic<uint64_t>& next = threads_[owner].next;
+  uint64_t seen = next.load(std::memory_order_relaxed);
+  for (;;) {
+    if (seen >> 32 > phase) return -1;
+    const int64_t claimed = seen >> 32 == phase ? static_cast<int64_t>(seen & 0xffffffffu) : 0;
+    if (claimed >= part.size()) return -1;
+    const uint64_t taken = phase << 32 | static_cast<uint64_t>(claimed + 1);
+    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) return part.begin + claimed;
+  }
+}
+
 // Spins for about as long as a step takes, since a thread that sleeps wakes late; then gives its core
 // away at every look, since on a busy machine the thread waited for may need this very core.
-void Team::barrier(int id) {
-  constexpr int looks_before_yield = 2000;
-  const uint32_t mine = arrivals_[id].count.load(std::memory_order_relaxed) + 1;
-  arrivals_[id].count.store(mine, std::memory_order_release);
-  for (int other = 0; other < size_; ++other) {
-    int looks = 0;
-    // The difference is compared, so that the count may wrap.
-    while (static_cast<int32_t>(arrivals_[other].count.load(std::memory_order_acquire) - mine) < 0) {
-      if (++looks < looks_before_yield) {
-        pause();
-      } else {
-        sched_yield();
-      }
+void Team::wait(int id) {
+  constexpr int looks_before_yield = 1000;
+  for (int looks = 0;; ++looks) {
+    int64_t done = 0;
+    for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_acquire);
+    if (done >= threads_[id].expected) return;
+    if (looks < looks_before_yield) {
+      pause();
+    } else {
+      sched_yield();
     }
   }
 }
