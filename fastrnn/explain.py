@@ -80,7 +80,9 @@ def _explain_layer(
 
 def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanation:
     path = module._path(input)
-    if path.name != "torch" and not module._fits(input, hx):
+    if path.name != "torch" and not module._fits(
+        input, module._zeros(input) if hx is None else module._split_state(hx)
+    ):
         path = paths.MISFIT
     return _explanation(path, input, module.weight_ih.dtype)
 
