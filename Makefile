@@ -82,7 +82,7 @@ $(VENV)/made:
 $(VENV)/installed: $(VENV)/made pyproject.toml setup.py
 	$(PIP) install "$(TORCH)"
 	$(PIP) install "setuptools>=77" wheel ninja pybind11
-	$(PIP) install --no-build-isolation -e ".[test,demo]"
+	$(PIP) install --no-build-isolation -e ".[test,demo,bench]"
 	@touch $@ $(VENV)/built
 
 # The install above builds everything; later changes rebuild what they touch.
