@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from common import checkpoint, corpus, plots, training
-from common.cli import Parser, positive_float, positive_int, run
+from common.cli import Parser, launch, positive_float, positive_int
 from common.corpus import NGrams, Vocabulary
 from common.errors import BadInput
 from common.implementation import layers
@@ -85,7 +85,7 @@ def loss_of(run: Run, batch: tuple[Tensor, Tensor, bool]) -> tuple[Tensor, int]:
 def windows(
     data: Tensor, length: int, start: int, steps: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Windows of streams [T, B], number ``start`` to ``steps``, again and again through the text."""
+    """Windows of streams [T, B], from ``start`` to ``steps``, again and again through the text."""
     per_pass = (len(data) - 1) // length
     for step in range(start, steps):
         at = step % per_pass * length
@@ -365,4 +365,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main)

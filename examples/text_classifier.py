@@ -18,16 +18,16 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from common import checkpoint, languages, plots, training
-from common.cli import Parser, positive_float, run
+from common.classifying import evaluate, guesses, loss_of, predict, show_errors
+from common.cli import Parser, launch, positive_float
 from common.distributed import World
 from common.errors import BadInput
 from common.implementation import layers
-from common.languages import LANGUAGES, LONGEST, Alphabet, Batch, Dataset
-from common.metrics import Scores, confusion_matrix, scores
+from common.languages import LANGUAGES, LONGEST, Alphabet, Dataset
+from common.metrics import Scores
 from common.report import Report, say, table
 from common.training import Run
 
@@ -36,7 +36,7 @@ NOISE = 0.03  # of macro-F1 between two seeds
 
 
 class TextClassifier(nn.Module):
-    """Embedding [E], bidirectional LSTM [H], the last state of both directions [2H] to the classes."""
+    """Embedding [E], bidirectional LSTM [H], both directions' last state [2H] to the classes."""
 
     def __init__(
         self, layers: ModuleType, vocabulary: int, embedding: int, hidden: int, time_steps: bool
@@ -56,26 +56,6 @@ class TextClassifier(nn.Module):
         packed = pack_padded_sequence(self.dropout(x), lengths, True, enforce_sorted=False)
         _, (h, _) = self.rnn(packed)  # h [2, B, H]: each direction's state at its own last token
         return self.output(self.dropout(torch.cat((h[0], h[1]), dim=1)))
-
-
-def loss_of(run: Run, batch: Batch) -> tuple[Tensor, int]:
-    return cross_entropy(run.forward(batch.tokens, batch.lengths), batch.labels), batch.size
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, dataset: Dataset) -> Tensor:
-    """Probabilities [N, C] of a whole data set, in its order."""
-    answer = torch.empty(len(dataset.codes), len(LANGUAGES))
-    for indices in dataset.in_order(256):
-        batch = dataset.batch(indices)
-        answer[indices] = model(batch.tokens, batch.lengths).softmax(1).cpu()
-    return answer
-
-
-def evaluate(model: nn.Module, dataset: Dataset) -> tuple[Scores, Tensor]:
-    """Scores and the confusion matrix on a data set."""
-    matrix = confusion_matrix(dataset.labels, predict(model, dataset).argmax(1), len(LANGUAGES))
-    return scores(matrix), matrix
 
 
 def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[Run]:
@@ -127,36 +107,15 @@ def answer(args) -> int:
     model, alphabet = load(args.checkpoint, args.impls, args.world.device, args)
     text = alphabet.read(args.predict)
     one = Dataset(languages.Texts([text], [0]), alphabet, args.world.device)
-    best = predict(model, one)[0].topk(3)
-    guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    say(f"{text}: " + ", ".join(f"{LANGUAGES[i]} {share:.1%}" for i, share in guesses))
+    say(f"{text}: {guesses(predict(model, one)[0])}")
     return 0
-
-
-def show_errors(probabilities: Tensor, texts: languages.Texts, count: int = 8) -> None:
-    """The wrong answers the model was surest of."""
-    truth = torch.tensor(texts.labels)
-    best = probabilities.max(1)
-    wrong = (best.indices != truth).nonzero().flatten()
-    surest = wrong[best.values[wrong].argsort(descending=True)][:count].tolist()
-    rows = [
-        (
-            LANGUAGES[texts.labels[i]],
-            LANGUAGES[best.indices[i]],
-            best.values[i].item(),
-            texts.texts[i],
-        )
-        for i in surest
-    ]
-    say("\nSurest errors")
-    say(table(("truth", "predicted", "probability", "text"), rows))
 
 
 def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 128, 64, "hidden units of each direction")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 8, 3, "times through the data")
+    parser.size("--epochs", 5, 3, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 4e-3, 6e-3, "learning rate", positive_float)
     parser.add_argument("--predict", metavar="TEXT", help="which language TEXT is in; no training")
@@ -183,10 +142,10 @@ def main() -> int:
     results: dict[bool, list[Scores]] = {}
     for time_steps, runs in variants.items():
         results[time_steps] = [evaluate(run.model, test)[0] for run in runs]
-        for run, score in zip(runs, results[time_steps], strict=True):
+        for each, score in zip(runs, results[time_steps], strict=True):
             rows.append(
                 (
-                    f"{'time-step embedding' if time_steps else 'plain'}, {run.impl}",
+                    f"{'time-step embedding' if time_steps else 'plain'}, {each.impl}",
                     score.accuracy,
                     score.precision.mean().item(),
                     score.recall.mean().item(),
@@ -233,4 +192,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main)

@@ -1,1 +1,1 @@
-"""What the examples share: options, data, training with both implementations, checkpoints, figures."""
+"""What the examples share: options, data, training, checkpoints, figures."""

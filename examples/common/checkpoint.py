@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,15 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     """
     if rank() != 0:
         return
+    temporary = path.with_name(f".new-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-", suffix=path.suffix)
-    except OSError as problem:
-        raise BadInput(f"{path} can't be written: {problem.strerror}.") from None
-    os.close(handle)
-    try:
-        write(temporary)
+        write(str(temporary))
         os.replace(temporary, path)
-    except OSError as problem:
-        raise BadInput(f"{path} can't be written: {problem.strerror}.") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    except (OSError, RuntimeError) as problem:  # torch.save's own errors are RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+        raise BadInput(f"{path} can't be written: {reason}.") from None
 
 
 def save(path: Path, example: str, config: dict, **content: Any) -> None:

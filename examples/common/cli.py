@@ -1,4 +1,4 @@
-"""The command line of every example: common options, sizes for --quick, bad input in one sentence."""
+"""The command line of every example: common options, sizes for --quick, bad input."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
-def run(main: Callable[[], int]) -> NoReturn:
+def launch(main: Callable[[], int]) -> NoReturn:
     """Exit with main's code; bad input becomes one sentence on stderr and exit code 2."""
     try:
         code = main()

@@ -1,7 +1,7 @@
 """Several processes under torchrun, or one: the rest of the code does not need to know.
 
 Every process draws the same batches from the same seed and keeps its own share of each;
-DistributedDataParallel averages the gradients, so equal shares give the gradient of the whole batch.
+DistributedDataParallel averages the gradients, so equal shares give the whole batch's gradient.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class World:
     device: torch.device
 
     def share(self, indices: Tensor) -> Tensor:
-        """This process's part of a batch's indices [B]; a remainder that can't be shared is left."""
+        """This process's part of a batch's indices [B]; what can't be shared is cut."""
         if self.size == 1:
             return indices
         return indices[: len(indices) // self.size * self.size][self.rank :: self.size]

@@ -26,7 +26,9 @@ def layers(impl: str) -> ModuleType:
 def chosen(option: str) -> list[str]:
     """The implementations ``--impl`` asks for, each checked to be there."""
     if option == "auto":
-        option = "both" if importlib.util.find_spec("fastrnn") else "torch"
+        spec = importlib.util.find_spec("fastrnn")
+        # A mere folder of that name on the path has a spec too, but no origin.
+        option = "both" if spec is not None and spec.origin else "torch"
     impls = ["torch", "fastrnn"] if option == "both" else [option]
     for impl in impls:
         layers(impl)
