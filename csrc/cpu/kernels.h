@@ -1,0 +1,120 @@
+// The leaf kernels: everything that is compiled once for each instruction set, and nothing else.
+//
+// Three types: Storage is the tensors' own; Operand is what products read (Storage converted where
+// the instruction set cannot multiply it); Compute is what they are summed and cells computed in.
+//
+// Units are computed in blocks, whose size a kernel table states. A product gives an `acc` tile
+// [rows][vectors * lanes]: for the forward pass [rows][gates][block] with block * gates columns, for a
+// backward pass or projection [rows][block]. Panels hold the columns of one tile side by side:
+// [k][columns], so that a tile reads one stream.
+#pragma once
+
+#include "args.h"
+
+namespace fastrnn {
+
+constexpr int max_tile_rows = 8;
+constexpr int max_tile_vectors = 4;
+
+// The cell's forward equations for some rows and the units of a block. Pointers are at the first row
+// and the first unit; *_row are strides from row to row. H is the stride from gate to gate or slot to
+// slot of a row.
+template <class Storage, class Operand, class Compute>
+struct CellForward {
+  int rows;
+  int64_t units;       // of the block that exist, at most block
+  int64_t block, H;    // strides between gates, of acc and of the others
+  const Compute* acc;  // recurrent part [rows][gates][block]
+  int64_t acc_row;
+  const Compute* pre;  // input's part [rows][gates * H]
+  int64_t pre_row;
+  const Compute* b_hh;    // [gates * H], added where the recurrent part has a slot of its own
+  const Compute* h_prev;  // state that the cell reads and the one it writes, which may be the same
+  Compute* h;
+  int64_t h_row;
+  Operand* operand;  // the new h as the next product reads it, or null where that is h itself
+  int64_t operand_row;
+  Compute* c;  // updated in place
+  int64_t c_row;
+  Storage* y;  // null where a projection follows
+  int64_t y_row;
+  Storage* c_out;  // or null
+  int64_t c_out_row;
+  Storage* slots;  // or null
+  int64_t slots_row;
+};
+
+// The cell's backward equations for some rows and the units of a block.
+template <class Storage, class Operand, class Compute>
+struct CellBackward {
+  int rows;
+  int64_t units, H;
+  const Compute* acc;  // product's part of dh [rows][block], or null for none
+  int64_t acc_row;
+  Compute* carry_h;  // in: the rest of dh; out: the part of dh_prev that needs no product
+  int64_t carry_h_row;
+  Compute* carry_c;  // in: dc of later steps; out: dc_prev
+  int64_t carry_c_row;
+  const Storage* dy;  // or null
+  int64_t dy_row;
+  const Storage* dc;  // or null
+  int64_t dc_row;
+  const Storage* slots;  // or null
+  int64_t slots_row;     // of slots and d_slots
+  const Storage *h, *h_prev;
+  int64_t h_row, h_prev_row;
+  const Storage *c, *c_prev;
+  int64_t c_state_row, c_prev_row;
+  Storage* d_slots;
+  Operand* operand;                   // d_slots as the next product reads it
+  int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
+};
+
+template <class Storage, class Operand, class Compute>
+struct Kernels {
+  int lanes;           // Compute numbers in a vector
+  int k_step;          // k of a product, and of packed panels, is a multiple of this
+  int rows_3, rows_4;  // most rows of a tile of three vectors and of four
+
+  int tile_rows(int vectors) const { return vectors == 3 ? rows_3 : rows_4; }
+
+  // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, 3 or 4 vectors of n.
+  // panel_row: stride from k to k + k_step.
+  using Multiply = void (*)(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
+                            Compute* acc, bool accumulate);
+  Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
+
+  // The same from weights as they lie: column g * block + u of acc is the product with row g * H + u
+  // of w, for u < units. No panel, so no packing; for few rows.
+  void (*multiply_rows)(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                        int gates, int64_t H, int64_t units, int64_t block, Compute* acc);
+
+  // Panel of one block of a product with w transposed: column g * block + u from row g * H + u of w.
+  void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
+                          int64_t block, Operand* panel);
+  // Panel of one block of a product with w as it is: column u from column u of w.
+  void (*pack)(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel);
+
+  void (*to_compute)(int64_t n, const Storage* from, Compute* to);
+  void (*to_storage)(int64_t n, const Compute* from, Storage* to);
+  void (*to_operand)(int64_t n, const Storage* from, Operand* to);
+  void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
+  // pre[row][g * H + u] = acc[row][g * block + u] + bias[g * H + u]
+  void (*add_bias)(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,
+                   const Compute* bias, Compute* pre, int64_t pre_row);
+
+  void (*forward[static_cast<int>(CellId::count)])(const CellForward<Storage, Operand, Compute>&);
+  void (*backward[static_cast<int>(CellId::count)])(const CellBackward<Storage, Operand, Compute>&);
+};
+
+// What an instruction set offers. A table is null where it has nothing better than float operands.
+struct Target {
+  const char* name;
+  const Kernels<float, float, float>* f32;
+  const Kernels<double, double, double>* f64;
+  const Kernels<BFloat16, float, float>* bf16;
+  const Kernels<Half, float, float>* f16;
+  const Kernels<BFloat16, BFloat16, float>* bf16_dot;
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,142 @@
+// Matrix products for a tile of rows against one panel or against weights as they lie.
+//
+// Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
+
+// How a vector of products is formed from k_step numbers of a row and k_step rows of a panel.
+template <class Operand, class Compute>
+struct Dot {
+  static_assert(std::is_same_v<Operand, Compute>);
+  static constexpr int k_step = 1;
+  using Weight = Vec<Compute>;
+  static FASTRNN_INLINE Weight weight(const Operand* panel) { return load(panel, lanes_of<Compute>); }
+  static FASTRNN_INLINE Weight broadcast(const Operand* a) { return splat(*a); }
+  static FASTRNN_INLINE void add(Vec<Compute>& sum, Weight x, Weight w) { sum += x * w; }
+};
+
+#ifdef FASTRNN_HAS_BF16_DOT
+template <>
+struct Dot<BFloat16, float> {
+  static constexpr int k_step = 2;
+  using Weight = __m512bh;
+  static FASTRNN_INLINE Weight weight(const BFloat16* panel) {
+    Weight w;
+    memcpy(&w, panel, sizeof(w));
+    return w;
+  }
+  static FASTRNN_INLINE Weight broadcast(const BFloat16* a) {
+    int32_t pair;
+    memcpy(&pair, a, sizeof(pair));
+    return (Weight)_mm512_set1_epi32(pair);
+  }
+  static FASTRNN_INLINE void add(Vec<float>& sum, Weight x, Weight w) {
+    sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, x, w);
+  }
+};
+#endif
+
+// Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
+template <int rows, int vectors, class Operand, class Compute>
+void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
+              bool accumulate) {
+  using D = Dot<Operand, Compute>;
+  constexpr int lanes = lanes_of<Compute>;
+  constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4 / rows;
+  Vec<Compute> sum[chains][rows][vectors] = {};
+  const Operand* row[rows];
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) row[m] = a[m];
+
+  auto step = [&](int chain, int64_t at, const Operand* p) __attribute__((always_inline)) {
+    typename D::Weight w[vectors];
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::k_step);
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) {
+      const typename D::Weight x = D::broadcast(row[m] + at);
+#pragma GCC unroll 4
+      for (int n = 0; n < vectors; ++n) D::add(sum[chain][m][n], x, w[n]);
+    }
+  };
+  int64_t i = 0;
+  for (; i + chains * D::k_step <= k; i += chains * D::k_step) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < chains; ++chain) {
+      step(chain, i + chain * D::k_step, panel);
+      panel += panel_row;
+    }
+  }
+  for (; i < k; i += D::k_step, panel += panel_row) step(0, i, panel);
+
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) {
+      Vec<Compute> total = sum[0][m][n];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
+      Compute* to = acc + (m * vectors + n) * lanes;
+      if (accumulate) total += load(to, lanes);
+      store(to, total, lanes);
+    }
+  }
+}
+
+template <class Compute>
+FASTRNN_INLINE Compute sum_of(Vec<Compute> v) {
+  Compute total = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes_of<Compute>; ++i) total += v[i];
+  return total;
+}
+
+// `weight_rows` rows of w at once against `rows` rows of a, all read along k.
+template <int rows, int weight_rows, class Compute, class Operand, class Storage>
+FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                                       Compute* acc, int64_t acc_row) {
+  Vec<Compute> sum[rows][weight_rows] = {};
+  for_vectors<Compute>(k, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+    Vec<Compute> x[rows];
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; ++m) x[m] = load(a[m] + i, count);
+#pragma GCC unroll 8
+    for (int n = 0; n < weight_rows; ++n) {
+      const Vec<Compute> y = load(w + n * w_row + i, count);
+#pragma GCC unroll 4
+      for (int m = 0; m < rows; ++m) sum[m][n] += x[m] * y;
+    }
+  });
+#pragma GCC unroll 4
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < weight_rows; ++n) acc[m * acc_row + n] = sum_of<Compute>(sum[m][n]);
+  }
+}
+
+template <int rows, class Compute, class Operand, class Storage>
+void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
+                      int64_t H, int64_t units, int64_t block, Compute* acc) {
+  constexpr int weight_rows = rows == 1 ? 8 : 4;
+  for (int g = 0; g < gates; ++g) {
+    int64_t u = 0;
+    for (; u + weight_rows <= units; u += weight_rows) {
+      multiply_rows_tile<rows, weight_rows>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u,
+                                            gates * block);
+    }
+    for (; u < units; ++u) {
+      multiply_rows_tile<rows, 1>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u, gates * block);
+    }
+  }
+}
+
+template <class Storage, class Operand, class Compute>
+void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
+                   int64_t H, int64_t units, int64_t block, Compute* acc) {
+  for (; rows >= 4; rows -= 4, a += 4, acc += 4 * gates * block) {
+    multiply_rows_of<4>(k, a, w, w_row, gates, H, units, block, acc);
+  }
+  if (rows >= 2) {
+    multiply_rows_of<2>(k, a, w, w_row, gates, H, units, block, acc);
+    rows -= 2, a += 2, acc += 2 * gates * block;
+  }
+  if (rows == 1) multiply_rows_of<1>(k, a, w, w_row, gates, H, units, block, acc);
+}

@@ -1,0 +1,153 @@
+// Row-wise kernels: the cells' equations over the units of a block, conversions, packing.
+//
+// Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
+
+template <class Cell, class Storage, class Operand, class Compute>
+void cell_forward(const CellForward<Storage, Operand, Compute>& t) {
+  for (int64_t m = 0; m < t.rows; ++m) {
+    for_vectors<Compute>(t.units, [&](int64_t u, int64_t count) __attribute__((always_inline)) {
+      Vec<Compute> s[Cell::slots];
+#pragma GCC unroll 4
+      for (int g = 0; g < Cell::gates; ++g) {
+        s[Cell::x_slot[g]] = load(t.pre + m * t.pre_row + g * t.H + u, count);
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < Cell::gates; ++g) {
+        const Vec<Compute> part = load(t.acc + m * t.acc_row + g * t.block + u, lanes_of<Compute>);
+        if (Cell::h_slot[g] == Cell::x_slot[g]) {
+          s[Cell::h_slot[g]] += part;
+        } else {
+          s[Cell::h_slot[g]] = part + load(t.b_hh + g * t.H + u, count);
+        }
+      }
+      const Vec<Compute> h_prev = load(t.h_prev + m * t.h_row + u, count);
+      Vec<Compute> h, c{};
+      if constexpr (Cell::has_c) c = load(t.c + m * t.c_row + u, count);
+      Cell::forward(s, h_prev, c, h, c);
+      store(t.h + m * t.h_row + u, h, count);
+      if (t.y) store(t.y + m * t.y_row + u, h, count);
+      if constexpr (!std::is_same_v<Operand, Compute>) {
+        if (t.operand) store(t.operand + m * t.operand_row + u, h, count);
+      }
+      if constexpr (Cell::has_c) {
+        store(t.c + m * t.c_row + u, c, count);
+        if (t.c_out) store(t.c_out + m * t.c_out_row + u, c, count);
+      }
+      if constexpr (Cell::keeps_slots) {
+        if (t.slots) {
+#pragma GCC unroll 4
+          for (int i = 0; i < Cell::slots; ++i) {
+            store(t.slots + m * t.slots_row + i * t.H + u, s[i], count);
+          }
+        }
+      }
+    });
+  }
+}
+
+template <class Cell, class Storage, class Operand, class Compute>
+void cell_backward(const CellBackward<Storage, Operand, Compute>& t) {
+  for (int64_t m = 0; m < t.rows; ++m) {
+    for_vectors<Compute>(t.units, [&](int64_t u, int64_t count) __attribute__((always_inline)) {
+      Vec<Compute> dh = load(t.carry_h + m * t.carry_h_row + u, count);
+      if (t.acc) dh += load(t.acc + m * t.acc_row + u, lanes_of<Compute>);
+      if (t.dy) dh += load(t.dy + m * t.dy_row + u, count);
+      Vec<Compute> s[Cell::slots] = {};
+      if constexpr (Cell::keeps_slots) {
+#pragma GCC unroll 4
+        for (int i = 0; i < Cell::slots; ++i) {
+          s[i] = load(t.slots + m * t.slots_row + i * t.H + u, count);
+        }
+      }
+      Vec<Compute> c{}, c_prev{}, dc{}, dc_prev{};
+      if constexpr (Cell::has_c) {
+        c = load(t.c + m * t.c_state_row + u, count);
+        c_prev = load(t.c_prev + m * t.c_prev_row + u, count);
+        dc = load(t.carry_c + m * t.carry_c_row + u, count);
+        if (t.dc) dc += load(t.dc + m * t.dc_row + u, count);
+      }
+      const Vec<Compute> h = load(t.h + m * t.h_row + u, count);
+      const Vec<Compute> h_prev = load(t.h_prev + m * t.h_prev_row + u, count);
+      Vec<Compute> d[Cell::slots], dh_prev;
+      Cell::backward(s, h, h_prev, c, c_prev, dh, dc, d, dh_prev, dc_prev);
+#pragma GCC unroll 4
+      for (int i = 0; i < Cell::slots; ++i) {
+        store(t.d_slots + m * t.slots_row + i * t.H + u, d[i], count);
+        store(t.operand + m * t.operand_row + i * t.operand_slot + u, d[i], count);
+      }
+      store(t.carry_h + m * t.carry_h_row + u, dh_prev, count);
+      if constexpr (Cell::has_c) store(t.carry_c + m * t.carry_c_row + u, dc_prev, count);
+    });
+  }
+}
+
+template <class From, class To, class Compute>
+void convert(int64_t n, const From* from, To* to) {
+  if constexpr (std::is_same_v<From, To>) {
+    memcpy(to, from, n * sizeof(To));
+  } else {
+    for_vectors<Compute>(n, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+      const Vec<Compute> v = load(from + i, count);
+      store(to + i, v, count);
+    });
+  }
+}
+
+template <class Compute>
+void add_bias(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,
+              const Compute* bias, Compute* pre, int64_t pre_row) {
+  for (int m = 0; m < rows; ++m) {
+    for (int g = 0; g < gates; ++g) {
+      const Compute* from = acc + (m * gates + g) * block;
+      for_vectors<Compute>(units, [&](int64_t u, int64_t count) __attribute__((always_inline)) {
+        const Vec<Compute> v = load(from + u, lanes_of<Compute>) + load(bias + g * H + u, count);
+        store(pre + m * pre_row + g * H + u, v, count);
+      });
+    }
+  }
+}
+
+// A vector's worth of rows of w, transposed into columns of the panel, lanes x lanes at a time: reads
+// and writes both run along cache lines.
+template <class Storage, class Operand, class Compute>
+void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
+                     int64_t block, Operand* panel) {
+  constexpr int step = Dot<Operand, Compute>::k_step;
+  constexpr int tile = 16;
+  const int64_t columns = gates * block;
+  const int64_t padded = (k + step - 1) / step * step;
+  for (int g = 0; g < gates; ++g) {
+    for (int64_t u0 = 0; u0 < block; u0 += tile) {
+      const int64_t u1 = u0 + tile < block ? u0 + tile : block;
+      for (int64_t k0 = 0; k0 < padded; k0 += tile) {
+        const int64_t k1 = k0 + tile < padded ? k0 + tile : padded;
+        Operand square[tile][tile] = {};
+        for (int64_t u = u0; u < u1 && u < units; ++u) {
+          const Storage* from = w + (g * H + u) * w_row;
+          convert<Storage, Operand, Compute>((k1 < k ? k1 : k) - k0, from + k0, square[u - u0]);
+        }
+        for (int64_t i = k0; i < k1; ++i) {
+          Operand* to = panel + i / step * columns * step + (g * block) * step + i % step;
+          for (int64_t u = u0; u < u1; ++u) to[u * step] = square[u - u0][i - k0];
+        }
+      }
+    }
+  }
+}
+
+template <class Storage, class Operand, class Compute>
+void pack(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel) {
+  constexpr int step = Dot<Operand, Compute>::k_step;
+  const int64_t padded = (k + step - 1) / step * step;
+  for (int64_t i = 0; i < padded; ++i) {
+    Operand* to = panel + i / step * block * step + i % step;
+    if constexpr (step == 1) {
+      convert<Storage, Operand, Compute>(units, w + i * w_row, to);
+      for (int64_t u = units; u < block; ++u) to[u] = Operand{};
+    } else {
+      for (int64_t u = 0; u < block; ++u) {
+        to[u * step] = u < units && i < k ? w[i * w_row + u] : Operand{};
+      }
+    }
+  }
+}

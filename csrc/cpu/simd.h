@@ -1,0 +1,127 @@
+// SIMD vectors of FASTRNN_VECTOR_BYTES, for the instruction set that this file is compiled for, on the
+// compiler's own vector types: arithmetic, comparison and selection are its operators.
+//
+// Included inside namespace fastrnn::FASTRNN_TARGET by target.h, after every other header.
+
+template <class T, int bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(bytes)));
+};
+template <class T>
+using Vec = typename VectorOf<T, FASTRNN_VECTOR_BYTES>::type;
+template <class T>
+constexpr int lanes_of = FASTRNN_VECTOR_BYTES / sizeof(T);
+
+// Vectors of the formats that are only stored: as many numbers as a Vec<float>.
+using Bits16 = VectorOf<uint16_t, FASTRNN_VECTOR_BYTES / 2>::type;
+using Bits32 = Vec<uint32_t>;
+
+template <class C>
+FASTRNN_INLINE Vec<C> splat(C value) {
+  return Vec<C>{} + value;
+}
+
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, BFloat16) {
+  return bits_as<Vec<float>>(__builtin_convertvector(bits, Bits32) << 16);
+}
+
+// To nearest, ties to even; a NaN stays one.
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, BFloat16) {
+  const Bits32 bits = bits_as<Bits32>(v);
+  const Bits32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits32 quiet = (bits >> 16) | 0x40u;
+  return __builtin_convertvector(v == v ? rounded : quiet, Bits16);
+}
+
+#if FASTRNN_VECTOR_BYTES == 64
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
+  return bits_as<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, bits_as<__m256i>(bits)));
+}
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
+  return bits_as<Bits16>(_mm512_maskz_cvtps_ph(0xffff, bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif FASTRNN_VECTOR_BYTES == 32
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
+  return bits_as<Vec<float>>(_mm256_cvtph_ps(bits_as<__m128i>(bits)));
+}
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
+  return bits_as<Bits16>(_mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+// Without a conversion instruction: shift the fields into a float's places and let a multiplication by
+// 2^112 (or its inverse) move the exponent's bias, subnormal numbers included.
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
+  const Bits32 wide = __builtin_convertvector(bits, Bits32);
+  const Bits32 sign = (wide & 0x8000u) << 16;
+  const Bits32 rest = (wide & 0x7fffu) << 13;
+  const Bits32 scaled = bits_as<Bits32>(bits_as<Vec<float>>(rest) * 0x1p112f);
+  const Bits32 special = rest | 0x7f800000u;  // infinity and NaN
+  return bits_as<Vec<float>>(sign | (rest >= 0x0f800000u ? special : scaled));
+}
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
+  const Bits32 bits = bits_as<Bits32>(v);
+  const Bits32 sign = (bits >> 16) & 0x8000u;
+  const Bits32 magnitude = bits & 0x7fffffffu;
+  // Normal numbers: round to nearest even at bit 13 and move the bias. Subnormal: adding 0.5 puts the
+  // last place of a half's subnormal numbers at the float's last place, so that the addition rounds.
+  const Bits32 normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const Bits32 subnormal = bits_as<Bits32>(bits_as<Vec<float>>(magnitude) + 0.5f) - 0x3f000000u;
+  Bits32 out = magnitude < (113u << 23) ? subnormal : normal;
+  out = magnitude >= 0x477ff000u ? Bits32{} + 0x7c00u : out;
+  out = magnitude > 0x7f800000u ? Bits32{} + 0x7e00u : out;
+  return __builtin_convertvector(sign | out, Bits16);
+}
+#endif
+
+// `count` numbers from memory, of any stored format, as a vector; the lanes beyond are zero. A count of
+// all lanes, known at compile time, is one load.
+template <class C>
+FASTRNN_INLINE Vec<C> load(const C* from, int64_t count) {
+  Vec<C> v{};
+  if (count == lanes_of<C>) {
+    memcpy(&v, from, sizeof(v));
+  } else {
+    memcpy(&v, from, count * sizeof(C));
+  }
+  return v;
+}
+template <class Stored>
+FASTRNN_INLINE Vec<float> load_stored(const Stored* from, int64_t count) {
+  Bits16 bits{};
+  if (count == lanes_of<float>) {
+    memcpy(&bits, from, sizeof(bits));
+  } else {
+    memcpy(&bits, from, count * sizeof(Stored));
+  }
+  return widen(bits, Stored{});
+}
+FASTRNN_INLINE Vec<float> load(const BFloat16* from, int64_t count) { return load_stored(from, count); }
+FASTRNN_INLINE Vec<float> load(const Half* from, int64_t count) { return load_stored(from, count); }
+
+template <class C>
+FASTRNN_INLINE void store(C* to, Vec<C> v, int64_t count) {
+  if (count == lanes_of<C>) {
+    memcpy(to, &v, sizeof(v));
+  } else {
+    memcpy(to, &v, count * sizeof(C));
+  }
+}
+template <class Stored>
+FASTRNN_INLINE void store_narrow(Stored* to, Vec<float> v, int64_t count) {
+  const Bits16 bits = narrow(v, Stored{});
+  if (count == lanes_of<float>) {
+    memcpy(to, &bits, sizeof(bits));
+  } else {
+    memcpy(to, &bits, count * sizeof(Stored));
+  }
+}
+FASTRNN_INLINE void store(BFloat16* to, Vec<float> v, int64_t count) { store_narrow(to, v, count); }
+FASTRNN_INLINE void store(Half* to, Vec<float> v, int64_t count) { store_narrow(to, v, count); }
+
+// Calls body(u, count) over 0 .. units in vectors: whole ones with a constant count, then the rest.
+template <class C, class Body>
+FASTRNN_INLINE void for_vectors(int64_t units, Body body) {
+  int64_t u = 0;
+  for (; u + lanes_of<C> <= units; u += lanes_of<C>) body(u, int64_t{lanes_of<C>});
+  if (u < units) body(u, units - u);
+}

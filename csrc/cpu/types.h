@@ -1,0 +1,28 @@
+// Number formats as the kernels see them: bit patterns, with no library's arithmetic attached.
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+struct Half {
+  uint16_t bits;
+};
+
+// The type that products are summed, states are kept and cells are computed in.
+template <class Storage>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <class Storage>
+using Compute = typename ComputeOf<Storage>::type;
+
+}  // namespace fastrnn
