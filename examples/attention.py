@@ -15,9 +15,6 @@ from types import ModuleType
 
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
 from common import checkpoint, languages, plots, training
 from common.classifying import evaluate, guesses, loss_of, predict
 from common.cli import Parser, launch, positive_float
@@ -26,6 +23,8 @@ from common.languages import LANGUAGES, Alphabet, Dataset, Texts
 from common.metrics import Scores
 from common.report import Report, say, table
 from common.training import Run
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 NAME = "attention"
 NOISE = 0.03  # of macro-F1 between two seeds
@@ -76,9 +75,7 @@ class PoolingClassifier(nn.Module):
 def train(args, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]:
     runs = training.start(
         args.impls,
-        lambda source: PoolingClassifier(
-            source, len(alphabet), args.embedding, args.hidden, pooling
-        ),
+        lambda source: PoolingClassifier(source, len(alphabet), args.embedding, args.hidden, pooling),
         args.world,
         args.seed,
         args.lr,
@@ -205,9 +202,7 @@ def main() -> int:
     for pooling in POOLINGS:
         report.figures[f"macro-F1 {pooling}"] = results[pooling][-1].macro_f1
     report.expect("attention on padding", weights[beyond].sum().item(), most=0.0)
-    report.expect(
-        "macro-F1 of the reloaded checkpoint", score.macro_f1, least=0.5 if args.quick else 0.8
-    )
+    report.expect("macro-F1 of the reloaded checkpoint", score.macro_f1, least=0.5 if args.quick else 0.8)
     report.same_start(runs)
     report.same_in_both("macro-F1", [s.macro_f1 for s in results["attention"]], NOISE)
     return report.finish(runs)

@@ -22,16 +22,15 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-
 from common import checkpoint, corpus, plots, training
 from common.cli import Parser, launch, positive_float, positive_int
 from common.corpus import NGrams, Vocabulary
-from common.errors import BadInput
+from common.errors import InputError
 from common.implementation import layers
 from common.report import Report, say, table
 from common.training import Run
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 NAME = "language_model"
 NOISE = 0.03  # relative difference in perplexity between two seeds
@@ -40,6 +39,8 @@ SENTENCES = (
     "我 爱 爸爸",
     "我 讨厌 挨打",
 )  # I like toys, I love Dad, I hate beatings
+CONFIG = ["text", "cell", "layers", "embedding", "hidden", "dropout"]
+CONFIG += ["batch", "window", "characters", "most_words"]
 ORDERS = {"chars": 6, "words": 4}  # of the n-grams
 
 
@@ -82,9 +83,7 @@ def loss_of(run: Run, batch: tuple[Tensor, Tensor, bool]) -> tuple[Tensor, int]:
     return cross_entropy(scores.flatten(0, 1), following.flatten()), tokens.numel()
 
 
-def windows(
-    data: Tensor, length: int, start: int, steps: int
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
+def windows(data: Tensor, length: int, start: int, steps: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Windows of streams [T, B], from ``start`` to ``steps``, again and again through the text."""
     per_pass = (len(data) - 1) // length
     for step in range(start, steps):
@@ -106,9 +105,7 @@ def perplexity(model: LanguageModel, codes: Tensor, count: int = 8) -> float:
 
 
 @torch.inference_mode()
-def sample(
-    model: LanguageModel, start: Tensor, length: int, temperature: float, seed: int
-) -> list[int]:
+def sample(model: LanguageModel, start: Tensor, length: int, temperature: float, seed: int) -> list[int]:
     """Codes drawn one by one after ``start`` [T]; a low temperature keeps to the likeliest."""
     numbers = torch.Generator().manual_seed(seed)
     scores, state = model(start[:, None])
@@ -134,8 +131,8 @@ def build(source: ModuleType, config: dict, vocabulary: int) -> LanguageModel:
 
 
 def config_of(args) -> dict:
-    names = "text cell layers embedding hidden dropout batch window characters most_words".split()
-    return {name: getattr(args, name) for name in names}
+    """What a checkpoint is bound to: sizes of the model, and where in the text a step is."""
+    return {name: getattr(args, name) for name in CONFIG}
 
 
 def load(path: Path, args) -> tuple[LanguageModel, Vocabulary, dict]:
@@ -151,19 +148,19 @@ def answer(args) -> int:
     """Continue a user's text."""
     model, vocabulary, config = load(args.checkpoint, args)
     if not args.predict.strip():
-        raise BadInput("the text to continue is empty; give a few words.")
+        raise InputError("the text to continue is empty; give a few words.")
     if config["text"] == "sentences":
         words = args.predict.split()
         for word in words:
             if word not in vocabulary:
-                raise BadInput(f"“{word}” is in none of the three sentences.")
+                raise InputError(f"“{word}” is in none of the three sentences.")
         scores, _ = model(vocabulary.codes(words).to(args.world.device)[:, None])
         say(" ".join((*words, vocabulary.words[int(scores[-1, 0].argmax())])))
         return 0
     tokens = corpus.tokens(args.predict, config["text"])
     known = [token for token in tokens if token in vocabulary]
     if 2 * len(known) < len(tokens):
-        raise BadInput(f"most of “{args.predict}” was never seen in training; give other text.")
+        raise InputError(f"most of “{args.predict}” was never seen in training; give other text.")
     start = vocabulary.codes(tokens).to(args.world.device)
     drawn = sample(model, start, args.length, args.temperature, args.seed)
     say(args.predict + "".join(vocabulary.words[code] for code in drawn))
@@ -223,7 +220,7 @@ def checkpoint_to_resume(args) -> dict | None:
         return None
     payload = checkpoint.load(args.checkpoint, NAME, args)
     if payload["config"]["text"] != args.text or "step" not in payload:
-        raise BadInput(
+        raise InputError(
             f"{args.checkpoint} holds a model of {payload['config']['text']}, not of {args.text}."
         )
     for name, value in payload["config"].items():
@@ -294,19 +291,17 @@ def main() -> int:
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)
     parser.size("--save-every", 250, 200, "steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-    parser.add_argument(
-        "--crash-at", type=int, help="the last process kills itself after this step"
-    )
+    parser.add_argument("--crash-at", type=int, help="the last process kills itself after this step")
     parser.add_argument("--predict", metavar="TEXT", help="continue TEXT; no training")
     parser.add_argument("--length", type=positive_int, default=200, help="tokens to draw")
     parser.add_argument("--temperature", type=positive_float, default=0.7, help="(default 0.7)")
     args = parser.parse()
     if not 1 <= args.layers <= 4:
-        raise BadInput(f"--layers {args.layers} is not between 1 and 4.")
+        raise InputError(f"--layers {args.layers} is not between 1 and 4.")
     if not 0 <= args.dropout < 1:
-        raise BadInput(f"--dropout {args.dropout} is not between 0 and 1.")
+        raise InputError(f"--dropout {args.dropout} is not between 0 and 1.")
     if args.batch < args.world.size:
-        raise BadInput(f"--batch {args.batch} is too few streams for {args.world.size} processes.")
+        raise InputError(f"--batch {args.batch} is too few streams for {args.world.size} processes.")
     if args.predict is not None:
         return answer(args)
     if args.text == "sentences":
@@ -316,15 +311,13 @@ def main() -> int:
     if args.file:
         texts = corpus.own_file(args.file)
     else:
-        texts = corpus.standard_library(
-            args.characters, min(100_000, args.characters // 6), args.seed
-        )
+        texts = corpus.standard_library(args.characters, min(100_000, args.characters // 6), args.seed)
     tokens, test_tokens = (corpus.tokens(text, args.text) for text in texts)
     most = 250 if args.text == "chars" else args.most_words
     vocabulary = Vocabulary(payload["vocabulary"]) if payload else Vocabulary.of(tokens, most)
     codes, test = vocabulary.codes(tokens), vocabulary.codes(test_tokens)
     if len(codes) < args.batch * (args.window + 1) or len(test) < 2:
-        raise BadInput(
+        raise InputError(
             f"{args.file or 'the source'} has {len(codes)} tokens to train on; "
             f"{args.batch} streams of {args.window} need more: give smaller --batch and --window."
         )
@@ -337,9 +330,7 @@ def main() -> int:
     model, _, _ = load(args.checkpoint, args)
     results = [perplexity(run.model, test.to(args.world.device)) for run in runs]
     reloaded = perplexity(model, test.to(args.world.device))
-    baseline = NGrams(codes.tolist(), len(vocabulary), ORDERS[args.text]).perplexities(
-        test.tolist()
-    )
+    baseline = NGrams(codes.tolist(), len(vocabulary), ORDERS[args.text]).perplexities(test.tolist())
     rows = [(f"{order}-gram", value) for order, value in enumerate(baseline, start=1)]
     rows += [(f"{args.cell}, {run.impl}", value) for run, value in zip(runs, results, strict=True)]
     say("\n" + table(("perplexity on held-out text", ""), rows))

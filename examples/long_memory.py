@@ -22,16 +22,15 @@ from types import ModuleType
 
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
-from torch.utils.checkpoint import checkpoint as recompute
-
 from common import checkpoint, plots, training
 from common.cli import Parser, launch, positive_float
-from common.errors import BadInput
+from common.errors import InputError
 from common.implementation import layers
 from common.report import Report, say, table
 from common.training import Run
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.checkpoint import checkpoint as recompute
 
 NAME = "long_memory"
 NOISE = 0.05  # of the adding problem's error between two seeds, where it is learned
@@ -44,9 +43,7 @@ GUESS = {"adding": 1 / 6, "copy": math.log(SYMBOLS)}  # the loss of one that rem
 class Memory(nn.Module):
     """One recurrent layer [H] over [T, B, I], and a linear layer."""
 
-    def __init__(
-        self, layers: ModuleType, cell: str, inputs: int, hidden: int, outputs: int
-    ) -> None:
+    def __init__(self, layers: ModuleType, cell: str, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.rnn = getattr(layers, cell)(inputs, hidden)
         self.output = nn.Linear(hidden, outputs)
@@ -296,10 +293,10 @@ def answer(args) -> int:
     try:
         values = [float(word.rstrip("*")) for word in words]
     except ValueError:
-        raise BadInput("give numbers from 0 to 1, two of them starred: 0.3* 0.9 0.5*.") from None
+        raise InputError("give numbers from 0 to 1, two of them starred: 0.3* 0.9 0.5*.") from None
     marks = [float(word.endswith("*")) for word in words]
     if sum(marks) != 2 or not all(0 <= value <= 1 for value in values):
-        raise BadInput("give numbers from 0 to 1, two of them starred: 0.3* 0.9 0.5*.")
+        raise InputError("give numbers from 0 to 1, two of them starred: 0.3* 0.9 0.5*.")
     x = torch.tensor([values, marks]).T[:, None]
     with torch.inference_mode():
         said = model(x)[-1, 0, 0].item()

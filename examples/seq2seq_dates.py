@@ -19,16 +19,15 @@ from types import ModuleType
 
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
-
 from common import checkpoint, dates, plots, training
 from common.cli import Parser, launch, positive_float, positive_int
-from common.errors import BadInput
+from common.errors import InputError
 from common.implementation import layers
 from common.report import Report, say, table
 from common.training import Run
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 NAME = "seq2seq_dates"
 NOISE = 0.02  # of exact match between two seeds
@@ -71,9 +70,7 @@ class DateReader(nn.Module):
 
     def encode(self, text: Tensor, lengths: Tensor) -> Encoded:
         """text [B, S], lengths [B] on the CPU."""
-        packed = pack_padded_sequence(
-            self.embedding(text), lengths, batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(self.embedding(text), lengths, batch_first=True, enforce_sorted=False)
         out, (h, _) = self.encoder(packed)
         states, _ = pad_packed_sequence(out, batch_first=True)
         start_h, start_c = self.start(torch.cat((h[0], h[1]), 1)).tanh()[None].chunk(2, dim=2)
@@ -200,15 +197,11 @@ def train(args, reader: Reader, pairs: list[tuple[str, str]], attention: bool) -
             yield (*reader.texts(list(texts)), *reader.answers(list(answers)))
 
     title = "with attention" if attention else "without attention"
-    training.fit(
-        runs, batches(), loss_of, world, steps=args.steps, title=title, schedule=training.cooling
-    )
+    training.fit(runs, batches(), loss_of, world, steps=args.steps, title=title, schedule=training.cooling)
     return runs
 
 
-def exact_match(
-    model: DateReader, reader: Reader, pairs: list[tuple[str, str]], width: int = 1
-) -> float:
+def exact_match(model: DateReader, reader: Reader, pairs: list[tuple[str, str]], width: int = 1) -> float:
     """Share of dates read without a mistake; by beam search where ``width`` is above 1."""
     right = 0
     for at in range(0, len(pairs), 250):
@@ -226,9 +219,7 @@ def load(path: Path, args) -> tuple[DateReader, Reader]:
     """The trained model with attention from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
     config, reader = payload["config"], Reader(payload["characters"], args.world.device)
-    model = DateReader(
-        layers(args.impls[-1]), len(reader), config["embedding"], config["hidden"], True
-    )
+    model = DateReader(layers(args.impls[-1]), len(reader), config["embedding"], config["hidden"], True)
     checkpoint.restore(path, model, checkpoint.weights(payload, args.impls))
     return model.eval().to(args.world.device), reader
 
@@ -239,7 +230,7 @@ def answer(args) -> int:
     text = dates.clean(args.predict)
     unknown = sum(not reader.knows(character) for character in text)
     if not any(character.isdigit() for character in text) or 2 * unknown > len(text):
-        raise BadInput(f"“{text}” is no date in a language this model knows.")
+        raise InputError(f"“{text}” is no date in a language this model knows.")
     with torch.inference_mode():
         encoded = model.encode(*reader.texts([text]))
     codes, total = beam_search(model, encoded, args.beams)
@@ -250,7 +241,7 @@ def answer(args) -> int:
         except ValueError:
             continue
     if not readings:
-        raise BadInput(f"“{text}” is no date this model can read.")
+        raise InputError(f"“{text}” is no date this model can read.")
     say(f"{text}: " + ", ".join(f"{date} {share:.1%}" for date, share in readings))
     return 0
 
@@ -294,9 +285,7 @@ def main() -> int:
     }
     characters = "".join(sorted({c for text, _ in train_pairs for c in text}))
     reader = Reader(characters, args.world.device)
-    say(
-        f"{len(seen)} formats to train on, {len(held_out)} held out, as “{tests['held out'][0][0]}”"
-    )
+    say(f"{len(seen)} formats to train on, {len(held_out)} held out, as “{tests['held out'][0][0]}”")
 
     rows = []
     matches: dict[bool, list[float]] = {}

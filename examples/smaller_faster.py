@@ -24,11 +24,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from text_classifier import TextClassifier, train
-from text_classifier import load as load_classifier
-from torch import Tensor, nn
-from torch.nn.utils import prune
-
 from common import checkpoint, languages, plots, training
 from common.classifying import evaluate, guesses, loss_of, predict
 from common.cli import Parser, launch, positive_float
@@ -36,6 +31,10 @@ from common.implementation import layers
 from common.languages import Alphabet, Dataset, Texts
 from common.report import Report, say, table
 from common.training import Run
+from text_classifier import TextClassifier, train
+from text_classifier import load as load_classifier
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 NAME = "smaller_faster"
 NOISE = 0.03  # of macro-F1 between two seeds
@@ -91,9 +90,7 @@ def prune_weights(args, original: TextClassifier, impl: str, dataset: Dataset, s
     """The original with a ``share`` of its recurrent weights zero, the smallest ones."""
     model = copy.deepcopy(original)
     names = recurrent_weights(model)
-    prune.global_unstructured(
-        [(model.rnn, name) for name in names], prune.L1Unstructured, amount=share
-    )
+    prune.global_unstructured([(model.rnn, name) for name in names], prune.L1Unstructured, amount=share)
     fine_tune(args, model, impl, dataset, f"{share:.0%} of the weights pruned")
     for name in names:
         prune.remove(model.rnn, name)
@@ -145,9 +142,7 @@ def quantized_by_torch(model: TextClassifier) -> nn.Module:
     """torch's way to int8: dynamic quantization, which it calls deprecated but has no other yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(
-            copy.deepcopy(model), {nn.LSTM}, dtype=torch.qint8
-        )
+        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.LSTM}, dtype=torch.qint8)
 
 
 def prepacked(model: TextClassifier, weights: str) -> TextClassifier:
@@ -235,9 +230,7 @@ def draw(variants: list[Variant], path: Path) -> None:
             )
         for variant in own:
             place = (variant.micros, variant.accuracy)
-            axes.annotate(
-                variant.name, place, fontsize=7, xytext=(6, 3), textcoords="offset points"
-            )
+            axes.annotate(variant.name, place, fontsize=7, xytext=(6, 3), textcoords="offset points")
     axes.set(xlabel="microseconds per step, one text", ylabel="accuracy", xscale="log")
     axes.set_title("Smaller and faster: a dot's area is the model's size")
     axes.legend(markerscale=0.6)
@@ -334,9 +327,7 @@ def main() -> int:
         }
     lost = own["original"].accuracy - own[half].accuracy
     report.expect("accuracy lost with half of the units", lost, most=0.02)
-    worst = max(
-        own["original"].accuracy - v.accuracy for n, v in own.items() if "bf" in n or "in" in n
-    )
+    fewer_bits = [v for v in own.values() if v.name.startswith(("bfloat16", "int8"))]
     if fewer_bits:
         worst = max(own["original"].accuracy - v.accuracy for v in fewer_bits)
         report.expect("accuracy lost to bfloat16 or int8", worst, most=0.02)

@@ -17,19 +17,18 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
-
 from common import checkpoint, languages, plots, training
 from common.classifying import evaluate, guesses, loss_of, predict, show_errors
 from common.cli import Parser, launch, positive_float
 from common.distributed import World
-from common.errors import BadInput
+from common.errors import InputError
 from common.implementation import layers
 from common.languages import LANGUAGES, LONGEST, Alphabet, Dataset
 from common.metrics import Scores
 from common.report import Report, say, table
 from common.training import Run
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 NAME = "text_classifier"
 NOISE = 0.03  # of macro-F1 between two seeds
@@ -62,9 +61,7 @@ def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[
     world: World = args.world
     runs = training.start(
         args.impls,
-        lambda source: TextClassifier(
-            source, len(alphabet), args.embedding, args.hidden, time_steps
-        ),
+        lambda source: TextClassifier(source, len(alphabet), args.embedding, args.hidden, time_steps),
         world,
         args.seed,
         args.lr,
@@ -83,14 +80,12 @@ def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[
     return runs
 
 
-def load(
-    path: Path, impls: list[str], device: torch.device, args=None
-) -> tuple[nn.Module, Alphabet]:
+def load(path: Path, impls: list[str], device: torch.device, args=None) -> tuple[nn.Module, Alphabet]:
     """The trained classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
     config, alphabet = payload["config"], Alphabet(payload["alphabet"])
     if config["languages"] != LANGUAGES:
-        raise BadInput(f"{path} was trained on other languages than this version has.")
+        raise InputError(f"{path} was trained on other languages than this version has.")
     model = TextClassifier(
         layers(impls[-1]),
         len(alphabet),
@@ -135,9 +130,7 @@ def main() -> int:
     )
 
     report = Report(NAME, args)
-    variants = {
-        time_steps: train(args, alphabet, dataset, time_steps) for time_steps in (False, True)
-    }
+    variants = {time_steps: train(args, alphabet, dataset, time_steps) for time_steps in (False, True)}
     rows = []
     results: dict[bool, list[Scores]] = {}
     for time_steps, runs in variants.items():
@@ -183,9 +176,7 @@ def main() -> int:
 
     report.figures["macro-F1 plain"] = results[False][-1].macro_f1
     report.figures["macro-F1 with time-step embedding"] = results[True][-1].macro_f1
-    report.expect(
-        "macro-F1 of the reloaded checkpoint", score.macro_f1, least=0.5 if args.quick else 0.8
-    )
+    report.expect("macro-F1 of the reloaded checkpoint", score.macro_f1, least=0.5 if args.quick else 0.8)
     report.same_start(runs)
     report.same_in_both("macro-F1", [s.macro_f1 for s in results[best]], NOISE)
     return report.finish(runs)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common.distributed import rank
-from common.errors import BadInput
+from common.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     except (OSError, RuntimeError) as problem:  # torch.save's own errors are RuntimeError
         temporary.unlink(missing_ok=True)
         reason = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
-        raise BadInput(f"{path} can't be written: {reason}.") from None
+        raise InputError(f"{path} can't be written: {reason}.") from None
 
 
 def save(path: Path, example: str, config: dict, **content: Any) -> None:
@@ -44,15 +44,15 @@ def save(path: Path, example: str, config: dict, **content: Any) -> None:
 def load(path: Path, example: str, args: argparse.Namespace | None = None) -> dict[str, Any]:
     """Read a checkpoint of ``example``; sizes the user gave must agree with it."""
     if not path.exists():
-        raise BadInput(f"there is no checkpoint {path}; train first, or give --checkpoint.")
+        raise InputError(f"there is no checkpoint {path}; train first, or give --checkpoint.")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        raise BadInput(f"{path} is not a checkpoint that can be read.") from None
+        raise InputError(f"{path} is not a checkpoint that can be read.") from None
     if not isinstance(payload, dict) or "example" not in payload or "config" not in payload:
-        raise BadInput(f"{path} is not a checkpoint of these examples.")
+        raise InputError(f"{path} is not a checkpoint of these examples.")
     if payload["example"] != example:
-        raise BadInput(f"{path} is a checkpoint of {payload['example']}.py, not of {example}.py.")
+        raise InputError(f"{path} is a checkpoint of {payload['example']}.py, not of {example}.py.")
     if args is not None:
         for name in sorted(args.given & payload["config"].keys()):
             check_size(path, payload["config"], name, getattr(args, name))
@@ -62,7 +62,7 @@ def load(path: Path, example: str, args: argparse.Namespace | None = None) -> di
 def check_size(path: Path, config: dict, name: str, wanted: object) -> None:
     """Refuse a checkpoint whose ``name`` is not the one wanted."""
     if config.get(name) != wanted:
-        raise BadInput(
+        raise InputError(
             f"{path} was trained with {name} {config.get(name)}, but {wanted} is asked for; "
             "leave the option out, or give another --checkpoint."
         )
@@ -83,4 +83,4 @@ def restore(path: Path, model: nn.Module, state: dict[str, torch.Tensor]) -> Non
     try:
         model.load_state_dict(state)
     except RuntimeError:
-        raise BadInput(f"the weights in {path} don't fit its sizes; it is damaged.") from None
+        raise InputError(f"the weights in {path} don't fit its sizes; it is damaged.") from None

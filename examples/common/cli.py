@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from common import distributed, implementation
-from common.errors import BadInput
+from common.errors import InputError
 
 
 def positive_int(text: str) -> int:
@@ -53,28 +53,22 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
         self.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
-        self.add_argument(
-            "--threads", type=positive_int, help="threads of torch (default: its own)"
-        )
+        self.add_argument("--threads", type=positive_int, help="threads of torch (default: its own)")
         self.add_argument(
             "--out",
             type=Path,
             default=Path("out"),
             help="folder for checkpoint, plots and figures (default out)",
         )
-        self.add_argument(
-            "--checkpoint", type=Path, help=f"the checkpoint's file (default OUT/{name}.pt)"
-        )
+        self.add_argument("--checkpoint", type=Path, help=f"the checkpoint's file (default OUT/{name}.pt)")
 
     def size(self, flag: str, full: Any, quick: Any, what: str, kind: Callable = positive_int):
         """Add an option with one default at full size and another for ``--quick``."""
-        action = self.add_argument(
-            flag, type=kind, help=f"{what} (default {full}, with --quick {quick})"
-        )
+        action = self.add_argument(flag, type=kind, help=f"{what} (default {full}, with --quick {quick})")
         self._sizes[action.dest] = (full, quick)
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message} (see --help).")
+        raise InputError(f"{message} (see --help).")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse and check; returns args with ``given``, ``impls`` and ``world`` added."""
@@ -88,7 +82,7 @@ class Parser(argparse.ArgumentParser):
             torch.set_num_threads(args.threads)
         args.world = distributed.join(args.device)
         if args.out.exists() and not args.out.is_dir():
-            raise BadInput(f"--out {args.out} is a file, not a folder.")
+            raise InputError(f"--out {args.out} is a file, not a folder.")
         if args.checkpoint is None:
             args.checkpoint = args.out / f"{self.name}.pt"
         return args
@@ -98,7 +92,7 @@ def launch(main: Callable[[], int]) -> NoReturn:
     """Exit with main's code; bad input becomes one sentence on stderr and exit code 2."""
     try:
         code = main()
-    except BadInput as problem:
+    except InputError as problem:
         if distributed.rank() == 0:
             print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
         code = 2

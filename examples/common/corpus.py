@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import BadInput
+from common.errors import InputError
 
 UNKNOWN = "<unk>"
 WORD = re.compile(r"\w+|\n[ ]*|[^\w\s]|[ ]+")  # a name or number, a line's start, a sign, spaces
@@ -29,7 +29,7 @@ def standard_library(train: int, test: int, seed: int) -> tuple[str, str]:
         if not skipped & set(path.relative_to(root).parts) and path.stat().st_size > 2000
     )
     if not files:
-        raise BadInput(f"there is no source of the standard library in {root}; give --file.")
+        raise InputError(f"there is no source of the standard library in {root}; give --file.")
     random.Random(seed).shuffle(files)
     parts: list[str] = []
     for wanted in (test, train):
@@ -54,13 +54,13 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadInput(f"there is no file {path}.") from None
+        raise InputError(f"there is no file {path}.") from None
     except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8 text.") from None
+        raise InputError(f"{path} is not UTF-8 text.") from None
     except OSError as problem:
-        raise BadInput(f"{path} can't be read: {problem.strerror}.") from None
+        raise InputError(f"{path} can't be read: {problem.strerror}.") from None
     if not text.strip():
-        raise BadInput(f"{path} is empty.")
+        raise InputError(f"{path} is empty.")
     return text
 
 

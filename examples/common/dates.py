@@ -9,11 +9,12 @@ import unicodedata
 import zlib
 from dataclasses import dataclass
 
-from common.errors import BadInput
+from common.errors import InputError
 
-LANGUAGES = (
-    "en en_GB de nl sv da fr es pt it ro pl cs hu fi tr id vi ru uk el he hi zh ja ko".split()
-)
+LANGUAGES = [
+    "en", "en_GB", "de", "nl", "sv", "da", "fr", "es", "pt", "it", "ro", "pl", "cs",
+    "hu", "fi", "tr", "id", "vi", "ru", "uk", "el", "he", "hi", "zh", "ja", "ko",
+]  # fmt: skip
 STYLES = ("full", "long", "medium", "short")
 SKELETONS = ("yMMMEd", "yMMMMd", "yMMMd", "yMEd", "yMd")
 FIRST, LAST = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
@@ -56,9 +57,7 @@ def formats(languages: list[str]) -> list[Format]:
     try:
         from babel import Locale
     except ImportError:
-        raise BadInput(
-            "babel is not installed: pip install -r examples/requirements.txt."
-        ) from None
+        raise InputError("babel is not installed: pip install -r examples/requirements.txt.") from None
     every: dict[Format, None] = {}
     for language in languages:
         locale = Locale.parse(language)

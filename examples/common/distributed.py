@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import BadInput
+from common.errors import InputError
 
 
 def rank() -> int:
@@ -49,18 +49,16 @@ def join(device: str) -> World:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise BadInput(f"--device {device} is no device; give cpu, cuda or cuda:N.") from None
+        raise InputError(f"--device {device} is no device; give cpu, cuda or cuda:N.") from None
     if chosen.type not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device} is not supported; give cpu, cuda or cuda:N.")
+        raise InputError(f"--device {device} is not supported; give cpu, cuda or cuda:N.")
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
-            raise BadInput(
-                "--device cuda needs a GPU and a CUDA build of torch; there is none here."
-            )
+            raise InputError("--device cuda needs a GPU and a CUDA build of torch; there is none here.")
         index = int(os.environ.get("LOCAL_RANK", chosen.index or 0))
         if index >= count:
-            raise BadInput(f"GPU {index} was asked for, but there are only {count}.")
+            raise InputError(f"GPU {index} was asked for, but there are only {count}.")
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from torch import nn
 
-from common.errors import BadInput
+from common.errors import InputError
 
 
 def layers(impl: str) -> ModuleType:
@@ -18,9 +18,7 @@ def layers(impl: str) -> ModuleType:
     try:
         return importlib.import_module("fastrnn")
     except ImportError as problem:
-        raise BadInput(
-            f"fastrnn can't be imported ({problem}); --impl torch runs without."
-        ) from None
+        raise InputError(f"fastrnn can't be imported ({problem}); --impl torch runs without.") from None
 
 
 def chosen(option: str) -> list[str]:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.errors import BadInput
+from common.errors import InputError
 
 # Several scripts, several close relatives (Danish and Swedish, Spanish and Portuguese...).
-LANGUAGES = (
-    "ar bg cs da de el en es fi fr he hi hu id it ja ko nl pl pt ro ru sv th tr uk vi zh"
-).split()
+LANGUAGES = [
+    "ar", "bg", "cs", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "hu", "id",
+    "it", "ja", "ko", "nl", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
+]  # fmt: skip
 LONGEST = 64  # characters; what is longer is cut
 PADDING, UNKNOWN = 0, 1  # codes of no character, and of one not seen in training
 
@@ -45,9 +46,7 @@ def load(phrases: int, seed: int, share: float = 1.0) -> tuple[Texts, Texts]:
         from babel import Locale
         from babel.lists import format_list
     except ImportError:
-        raise BadInput(
-            "babel is not installed: pip install -r examples/requirements.txt."
-        ) from None
+        raise InputError("babel is not installed: pip install -r examples/requirements.txt.") from None
     numbers = random.Random(seed)
     names: list[tuple[dict[str, str], dict[str, str]]] = []  # by language: train, test
     for language in LANGUAGES:
@@ -122,11 +121,11 @@ class Alphabet:
         """A user's text, cleaned; refused where most of it is in no language known here."""
         text = clean(text)
         if not text:
-            raise BadInput("the text is empty; give a word or a phrase.")
+            raise InputError("the text is empty; give a word or a phrase.")
         letters = [character for character in text if character.isalpha()]
         unknown = sum(character not in self._codes for character in letters)
         if not letters or 2 * unknown > len(letters):
-            raise BadInput(f"“{text}” is in no language this model knows ({', '.join(LANGUAGES)}).")
+            raise InputError(f"“{text}” is in no language this model knows ({', '.join(LANGUAGES)}).")
         return text
 
 
@@ -154,9 +153,7 @@ class Dataset:
 
     def batch(self, indices: Tensor) -> Batch:
         tokens = pad_sequence([self.codes[i] for i in indices.tolist()], batch_first=True)
-        return Batch(
-            tokens.to(self.device), self.lengths[indices], self.labels[indices].to(self.device)
-        )
+        return Batch(tokens.to(self.device), self.lengths[indices], self.labels[indices].to(self.device))
 
     def epoch(self, size: int, numbers: torch.Generator) -> list[Tensor]:
         """The indices of an epoch's batches, in an order drawn from ``numbers``."""
