@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from common import checkpoint, corpus, plots, training
+from common import checkpoint, corpus, distributed, plots, training
 from common.cli import Parser, launch, positive_float, positive_int
 from common.corpus import NGrams, Vocabulary
 from common.errors import InputError
@@ -215,8 +215,8 @@ def resume(args, payload: dict, runs: list[Run]) -> None:
 
 def checkpoint_to_resume(args) -> dict | None:
     """The checkpoint to go on from, if asked for, or if torchrun has restarted this process."""
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if not args.resume and not (restarted and args.checkpoint.exists()):
+    restarted = distributed.restarts() > 0 and args.checkpoint.exists()
+    if not args.resume and not restarted:
         return None
     payload = checkpoint.load(args.checkpoint, NAME, args)
     if payload["config"]["text"] != args.text or "step" not in payload:
@@ -239,7 +239,6 @@ def train(args, vocabulary: Vocabulary, data: Tensor, payload: dict | None) -> l
         resume(args, payload, runs)
         done = payload["step"]
         say(f"resumed at step {done} of {args.steps}, on {world.size} process(es)")
-    first_launch = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
     def after_step(step: int) -> None:
         if step % args.save_every == 0 or step == args.steps:
@@ -251,7 +250,7 @@ def train(args, vocabulary: Vocabulary, data: Tensor, payload: dict | None) -> l
                 step=step,
                 runs={run.impl: run.saved() for run in runs},
             )
-        if step == args.crash_at and first_launch and world.rank == world.size - 1:
+        if step == args.crash_at and distributed.restarts() == 0 and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     mine = data[:, world.share(torch.arange(data.shape[1]))].to(world.device)
@@ -285,7 +284,7 @@ def main() -> int:
     parser.size("--dropout", 0.1, 0.0, "dropout between layers", float)
     parser.size("--batch", 32, 16, "streams")
     parser.size("--window", 64, 64, "tokens in a window: how far back gradients go")
-    parser.size("--steps", 1500, 800, "windows to train on")
+    parser.size("--steps", 1500, 700, "windows to train on")
     parser.size("--characters", 3_000_000, 300_000, "characters of source to train on")
     parser.size("--most-words", 5000, 1000, "size of the vocabulary of words")
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)

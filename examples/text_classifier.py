@@ -110,7 +110,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 128, 64, "hidden units of each direction")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 5, 3, "times through the data")
+    parser.size("--epochs", 5, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 4e-3, 6e-3, "learning rate", positive_float)
     parser.add_argument("--predict", metavar="TEXT", help="which language TEXT is in; no training")

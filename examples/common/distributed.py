@@ -62,8 +62,26 @@ def join(device: str) -> World:
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_store(size), rank=rank(), world_size=size)
     return World(rank(), size, chosen)
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _store(size: int) -> dist.Store:
+    """Where the processes find each other.
+
+    torchrun keeps one store over restarts, in which a new process may find the address of a dead
+    one: so every start has names of its own.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(host, port, size, is_master=not kept and rank() == 0)
+    return dist.PrefixStore(f"start {restarts()}, {size} processes", store)
 
 
 def leave() -> None:
