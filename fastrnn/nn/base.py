@@ -103,9 +103,11 @@ class Recurrent(nn.RNNBase):
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
+        own = self._parameters
         layers: list[functional.LayerWeights] = []
         for names in self._all_weights:
-            found = [getattr(self, name) for name in names]
+            # A module finds its attributes slowly; what is not its own parameter was put in its place.
+            found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
             w_hr = found.pop() if self.proj_size > 0 else None
             b_ih, b_hh = found[2:] if self.bias else (None, None)
             layers.append((found[0], found[1], b_ih, b_hh, w_hr))
