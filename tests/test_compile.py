@@ -102,7 +102,7 @@ def test_inductor(device: str) -> None:
 def test_no_recompilation_for_other_lengths_and_batches(
     cell: str, dynamic: bool | None, device: str
 ) -> None:
-    """By default the second shape makes sizes symbolic; dynamic=True begins so. Then nothing is compiled."""
+    """By default the second shape makes sizes symbolic; dynamic=True begins so. Then no more."""
     counter = CompileCounterWithBackend("aot_eager")
     layer = support.ours(cell, I, H, device=device)
     model = torch.compile(Model(layer), fullgraph=True, backend=counter, dynamic=dynamic)
