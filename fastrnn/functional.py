@@ -36,10 +36,19 @@ def fused_layer(
     """
     tensors = (x, h0, c0, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return Layer.apply(cell, batch_sizes, lengths, reset, reverse, keep, *tensors)
+        distinct = _distinct(tensors) if torch.compiler.is_compiling() else tensors
+        return Layer.apply(cell, batch_sizes, lengths, reset, reverse, keep, *distinct)
     keep = ops.KEEP_C if states else ops.KEEP_NOTHING
     y, h_n, c_n, c, _ = ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, keep)
     return y, h_n, c_n, c
+
+
+def _distinct(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """The same tensors, a repeated one as a view: Dynamo takes no autograd.Function that gets one twice."""
+    return tuple(
+        t.view_as(t) if t is not None and any(t is other for other in tensors[:i]) else t
+        for i, t in enumerate(tensors)
+    )
 
 
 def reference_layer(
