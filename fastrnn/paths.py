@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastrnn import ops
+
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 KERNEL_DEVICES = {"cpu", "meta"}
 
@@ -29,11 +31,14 @@ FUSED = Path("fused", "kernels serve this device and dtype")
 TRANSFORM = Path("reference", "a torch.func transform is active, and kernels are opaque to it")
 FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
 TRACING = Path("torch", "torch.jit is tracing")
-REFERENCE = Path("reference", "lengths and reset have no kernel here, and torch.nn does not know them")
+NO_KERNEL = Path("reference", "this cell has no kernels, and torch.nn does not know it")
+REFERENCE = Path("reference", "lengths, reset and states have no kernel here, and torch.nn does not know them")
 
 
-def choose(x: Tensor) -> Path:
+def choose(x: Tensor, cell: str) -> Path:
     """The path for well-formed input x [T, B, I] or [rows, I], by what is true of it and around it."""
+    if cell not in ops.CELLS:
+        return NO_KERNEL
     if not torch.compiler.is_compiling():
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return TRANSFORM

@@ -31,10 +31,10 @@ class RecurrentCell(nn.RNNCellBase):
         state = self._state(input, hx)
         if state is None:
             return super().forward(input, hx)
-        path = paths.choose(input)
+        path = paths.choose(input, self.cell)
         if path.name == "torch":
             return super().forward(input, hx)
-        run = functional.reference_layer if path.name == "reference" else functional.fused_layer
+        run = functional.LAYERS[path.name]
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
         h0, c0 = state
         if input.dim() == 2:
