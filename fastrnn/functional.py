@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from fastrnn import ops, reference
+from fastrnn import ops, reference, transforms
 from fastrnn.autograd import Layer
 
 # w_ih, w_hh, b_ih, b_hh, w_hr of one layer in one direction; None for those there are not.
@@ -36,6 +36,8 @@ def fused_layer(
     The last is there only when ``states`` asks for it or a gradient needs it.
     """
     tensors = (x, h0, c0, *weights)
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return transforms.layer(cell, batch_sizes, lengths, reset, reverse, keep, tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return Layer.apply(cell, batch_sizes, lengths, reset, reverse, keep, *tensors)
     keep = ops.KEEP_C if states else ops.KEEP_NOTHING

@@ -28,11 +28,13 @@ class Path:
 
 
 FUSED = Path("fused", "kernels serve this device and dtype")
-TRANSFORM = Path("reference", "a torch.func transform is active, and kernels are opaque to it")
+TRANSFORM = Path("reference", "a torch.func transform is active that kernels have no rule for")
 FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
 TRACING = Path("torch", "torch.jit is tracing")
 NO_KERNEL = Path("reference", "this cell has no kernels, and torch.nn does not know it")
-REFERENCE = Path("reference", "lengths, reset and states have no kernel here, and torch.nn does not know them")
+REFERENCE = Path(
+    "reference", "lengths, reset and states have no kernel here, and torch.nn does not know them"
+)
 
 
 def choose(x: Tensor, cell: str) -> Path:
@@ -40,10 +42,11 @@ def choose(x: Tensor, cell: str) -> Path:
     if cell not in ops.CELLS:
         return NO_KERNEL
     if not torch.compiler.is_compiling():
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            return TRANSFORM
         if forward_ad._current_level >= 0:
             return FORWARD_AD
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            served = x.dtype in KERNEL_DTYPES and x.device.type in KERNEL_DEVICES and _first_order()
+            return FUSED if served else TRANSFORM
         if torch._C._is_tracing():
             return TRACING
     if x.dtype not in KERNEL_DTYPES:
@@ -51,6 +54,13 @@ def choose(x: Tensor, cell: str) -> Path:
     if x.device.type not in KERNEL_DEVICES:
         return Path("torch", f"this build has no kernels for {x.device.type}")
     return FUSED
+
+
+def _first_order() -> bool:
+    """The torch.func transforms around this call are vmap in any number and one derivative at most."""
+    kind = torch._C._functorch.TransformType
+    active = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    return all(k in (kind.Vmap, kind.Grad) for k in active) and active.count(kind.Grad) <= 1
 
 
 def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:

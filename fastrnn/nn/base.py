@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import functional, ops, paths
+from fastrnn.nn.limits import Limits
 
 State = tuple[Tensor, Tensor | None]
 
@@ -33,7 +34,7 @@ class Call(NamedTuple):
     unbatched: bool
 
 
-class Recurrent(nn.RNNBase):
+class Recurrent(Limits, nn.RNNBase):
     """Mixed in before one of torch.nn's recurrent layers, gives it this package's forward."""
 
     # What is kept from forward for backward: "full", or "lean", which keeps h and c only and computes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastrnn import functional, paths
 from fastrnn.nn.base import State
+from fastrnn.nn.limits import Limits
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -19,7 +20,7 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
     """
 
 
-class RecurrentCell(nn.RNNCellBase):
+class RecurrentCell(Limits, nn.RNNCellBase):
     """Mixed in before one of torch.nn's cells, gives it this package's forward."""
 
     @property

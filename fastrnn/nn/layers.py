@@ -51,3 +51,25 @@ class GRU(Recurrent, nn.GRU):
 
 class RNN(Recurrent, nn.RNN):
     __doc__ = _DOC.format(name="RNN", and_c="", steps="h")
+
+
+class GRUResetBefore(Recurrent, nn.GRU):
+    """A GRU whose reset gate comes before the recurrent product, as first published and in older Keras:
+
+        n = tanh(x w_in' + b_in + (r h) w_hn' + b_hn),   where torch.nn.GRU has r (h w_hn' + b_hn)
+
+    Same arguments, parameters and layout of weights as :class:`torch.nn.GRU`, with other results. For
+    weights trained that way (Keras ``reset_after=False``, ONNX ``linear_before_reset=0``). It has no
+    fused kernel: it runs step by step on torch's operators.
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> layer = fastrnn.GRUResetBefore(10, 20)
+        >>> output, h_n = layer(torch.randn(5, 3, 10))
+    """
+
+    @property
+    def cell(self) -> str:
+        return "gru_reset_before"
