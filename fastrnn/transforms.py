@@ -65,10 +65,7 @@ def _fold(
         last = t.dtype in (torch.bool, torch.int64)
         dim = in_dims[i]
         at = t.dim() - (dim is not None) - (not last)
-        if dim is None:
-            t = t.unsqueeze(at).expand(*t.shape[:at], n, *t.shape[at:])
-        else:
-            t = t.movedim(dim, at)
+        t = t.unsqueeze(at).expand(*t.shape[:at], n, *t.shape[at:]) if dim is None else t.movedim(dim, at)
         # A slots or c that was not kept is [0], and stays it.
         folded[i] = t.flatten(at - 1, at) if at > 0 else t.flatten()
     return folded
