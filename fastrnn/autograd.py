@@ -47,17 +47,22 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        batch_sizes, lengths, reset, *saved = ctx.saved_tensors
-        tensors, kept = saved[:8], saved[8:]
         needs = ctx.needs_input_grad[6:]
-        sequence = Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
-        which = (needs[0], any(needs[3:]))
-        # A graph of this backward is asked for only by create_graph, which compilers do not trace.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
-        else:
-            results = run_backward(sequence, which, grads, tensors, kept)
-        return (None,) * 6 + tuple(g if need else None for g, need in zip(results, needs, strict=True))
+        return (None,) * 6 + _gradients(ctx, needs, grads)
+
+
+def _gradients(ctx: Any, needs: tuple[bool, ...], grads: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """Gradients of x, h0, c0, w_ih .. w_hr, those that are needed, from dy, dh_n, dc_n and dc."""
+    batch_sizes, lengths, reset, *saved = ctx.saved_tensors
+    tensors, kept = saved[:8], saved[8:]
+    sequence = Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
+    which = (needs[0], any(needs[3:]))
+    # A graph of this backward is asked for only by create_graph, which compilers do not trace.
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
+    else:
+        results = run_backward(sequence, which, grads, tensors, kept)
+    return tuple(g if need else None for g, need in zip(results, needs, strict=True))
 
 
 def run_backward(
@@ -134,3 +139,21 @@ def second_derivative(
             )
     results = iter(second)
     return tuple(None if t is None else next(results) for t in saved)
+
+
+def _save_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    cell, *tensors = inputs[:9]
+    batch_sizes, lengths, reset, reverse, _ = inputs[9:]
+    y, _, c_n, c, slots = output
+    ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
+    ctx.cell, ctx.reverse = cell, reverse
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(slots, *(() if ops.CELLS[cell]["has_c"] else (c_n, c)))
+
+
+def _op_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    return None, *_gradients(ctx, ctx.needs_input_grad[1:9], grads[:4]), *(None,) * 5
+
+
+# For whoever calls the op itself, as an exported program does.
+torch.library.register_autograd("fastrnn::forward", _op_gradients, setup_context=_save_op)
