@@ -38,9 +38,11 @@ def fused_layer(
     tensors = (x, h0, c0, *weights)
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         return transforms.layer(cell, batch_sizes, lengths, reset, reverse, keep, tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
+        keep = ops.KEEP_C if states else ops.KEEP_NOTHING
+    elif not torch.compiler.is_compiling():
         return Layer.apply(cell, batch_sizes, lengths, reset, reverse, keep, *tensors)
-    keep = ops.KEEP_C if states else ops.KEEP_NOTHING
+    # A compiler finds the derivative by the op, and takes the same tensor for two arguments too.
     y, h_n, c_n, c, _ = ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, keep)
     return y, h_n, c_n, c
 
