@@ -239,9 +239,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   const Tensor grad_h_n = gradient(dh_n, {layer.B, layer.P}, "dh_n");
   const Tensor grad_c_n = info.has_c ? gradient(dc_n, {layer.B, layer.H}, "dc_n") : Tensor();
   const Tensor grad_c = info.has_c ? gradient(dc, layer.sizes(layer.H), "dc") : Tensor();
-  TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.sizes(layer.P)), "fastrnn: y must be forward's");
-  TORCH_CHECK(!info.has_c || c.numel() == layer.rows * layer.H,
+  const auto check_kept = [&](const Tensor& t, int64_t width, const char* name) {
+    TORCH_CHECK(t.numel() == layer.rows * width && t.scalar_type() == x.scalar_type(), "fastrnn: ", name,
+                " must be what forward kept for the same arguments");
+  };
+  TORCH_CHECK(!info.has_c || c.numel() > 0 || layer.rows == 0,
               "fastrnn: backward needs the c of every step; call forward with keep >= 1");
+  check_kept(y, layer.P, "y");
+  if (info.has_c) check_kept(c, layer.H, "c");
+  if (info.keeps_slots && slots.numel() > 0) check_kept(slots, info.slots * layer.H, "slots");
 
   const Tensor h_all = y.contiguous().view({layer.rows, layer.P});
   const Tensor c_all = info.has_c ? c.contiguous().view({layer.rows, layer.H}) : Tensor();

@@ -67,8 +67,14 @@ def reference_layer(
 LAYERS: dict[str, LayerFunction] = {"fused": fused_layer, "reference": reference_layer}
 
 
-def reset_when_reversed(reset: Tensor) -> Tensor:
-    """The mask for a reverse direction: what begins at step t ends, seen from behind, after step t + 1."""
+def reset_when_reversed(reset: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """The mask for a reverse direction: what begins at step t ends, seen from behind, after step t + 1.
+
+    Nothing begins beyond a sequence's end.
+    """
+    if lengths is not None:
+        steps = torch.arange(reset.shape[0], device=reset.device)
+        reset = reset & (steps.unsqueeze(1) < lengths)
     return torch.cat((reset[1:], torch.zeros_like(reset[:1])))
 
 
@@ -110,7 +116,7 @@ def recurrent(
     count = len(weights) // directions
     backward_reset = reset
     if reset is not None and directions == 2:
-        backward_reset = reset_when_reversed(reset)
+        backward_reset = reset_when_reversed(reset, lengths)
     for i in range(count):
         outputs, cells = [], []
         for direction in range(directions):

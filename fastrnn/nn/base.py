@@ -7,7 +7,6 @@ parametrizations, pruning) is seen.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -41,9 +40,15 @@ class Recurrent(Limits, nn.RNNBase):
     # the gates a second time.
     memory: str = "full"
 
-    def __init__(self, *args: Any, memory: str = "full", **kwargs: Any) -> None:
+    # device and dtype are named since torch.nn.utils.skip_init looks for them in the signature.
+    def __init__(
+        self, *args: Any, memory: str = "full", device: Any = None, dtype: Any = None, **kwargs: Any
+    ) -> None:
         if memory not in ("full", "lean"):
             raise ValueError(f"memory should be 'full' or 'lean', got: {memory!r}")
+        for name, value in (("device", device), ("dtype", dtype)):
+            if value is not None:
+                kwargs[name] = value
         super().__init__(*args, **kwargs)
         if memory != "full":
             self.memory = memory
@@ -104,9 +109,11 @@ class Recurrent(Limits, nn.RNNBase):
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
+        own = self._parameters
         layers: list[functional.LayerWeights] = []
         for names in self._all_weights:
-            found = [getattr(self, name) for name in names]
+            # A module finds its attributes slowly; what is not its own parameter was put in its place.
+            found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
             w_hr = found.pop() if self.proj_size > 0 else None
             b_ih, b_hh = found[2:] if self.bias else (None, None)
             layers.append((found[0], found[1], b_ih, b_hh, w_hr))
@@ -133,9 +140,9 @@ class Recurrent(Limits, nn.RNNBase):
         has_c = self.cell in ops.CELLS and ops.CELLS[self.cell]["has_c"]
         return h0, x.new_zeros(count, batch, self.hidden_size) if has_c else None
 
-    def _split_state(self, hx: Any) -> State:
-        """hx as h0 and c0; for cells with one state only, that and None."""
-        return hx, None
+    def _split_state(self, hx: Any) -> State | None:
+        """hx as h0 and c0, for cells with one state that and None; or None where hx is not such a state."""
+        return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
         return h_n
@@ -161,8 +168,11 @@ class Recurrent(Limits, nn.RNNBase):
         h0: Tensor | None = None
         c0: Tensor | None = None
         if hx is not None:
-            h0, c0 = self._split_state(hx)
-            for state in (h0, c0):
+            states = self._split_state(hx)
+            if states is None:
+                return None
+            h0, c0 = states
+            for state in states:
                 if state is not None and state.dim() != input.dim():
                     return None
             if unbatched:
@@ -174,12 +184,14 @@ class Recurrent(Limits, nn.RNNBase):
             lengths, reset = self._check_masks(x, unbatched, lengths, reset)
         return Call(x, h0, c0, None, lengths, reset, unbatched)
 
-    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call:
+    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call | None:
         x, batch_sizes, order, _ = input
         h0: Tensor | None = None
         c0: Tensor | None = None
         if hx is not None:
-            h0, c0 = self._split_state(self.permute_hidden(hx, order))
+            if self._split_state(hx) is None:
+                return None
+            h0, c0 = self._split_state(self.permute_hidden(hx, order))  # type: ignore[misc]
         if not self._fits(x, h0, c0, _batch(x, batch_sizes)):
             # torch.nn.LSTM leaves a packed batch unchecked, and its kernels then read beyond memory.
             self._update_flat_weights()
@@ -217,20 +229,12 @@ class Recurrent(Limits, nn.RNNBase):
         if lengths is not None:
             if unbatched:
                 raise ValueError("lengths goes with a batch, not with unbatched input")
-            if lengths.shape != (batch,) or lengths.dtype != torch.int64:
-                raise ValueError(
-                    f"lengths should be an int64 tensor of shape ({batch},), got "
-                    f"{lengths.dtype} of shape {tuple(lengths.shape)}"
-                )
+            _check_mask("lengths", "an int64", torch.int64, (batch,), lengths)
         if reset is not None:
             expected = (steps,) if unbatched else (steps, batch)
             if self.batch_first and not unbatched:
                 expected = (batch, steps)
-            if reset.shape != expected or reset.dtype != torch.bool:
-                raise ValueError(
-                    f"reset should be a bool tensor of shape {expected}, got "
-                    f"{reset.dtype} of shape {tuple(reset.shape)}"
-                )
+            _check_mask("reset", "a bool", torch.bool, expected, reset)
             if unbatched:
                 reset = reset.unsqueeze(1)
             elif self.batch_first:
@@ -263,6 +267,18 @@ class Recurrent(Limits, nn.RNNBase):
             return y.squeeze(1)
         return y.transpose(0, 1) if self.batch_first else y
 
+    # torch.nn notices replaced weights by weak references, but a tensor that has one cannot be swapped
+    # (torch.__future__.set_swap_module_params_on_conversion). Its list of weights tells as much.
+    def _init_flat_weights(self) -> None:
+        super()._init_flat_weights()
+        self._flat_weight_refs = []
+
+    def _weights_have_changed(self) -> bool:
+        if len(self._flat_weights) != len(self._flat_weights_names):
+            return True
+        kept = zip(self._flat_weights, self._flat_weights_names, strict=True)
+        return any(getattr(self, name, None) is not weight for weight, name in kept)
+
     def __getstate__(self) -> dict[str, Any]:
         # torch.nn's list of weights is a cache, and one of computed weights (a parametrization's) could
         # not be copied.
@@ -273,11 +289,21 @@ class Recurrent(Limits, nn.RNNBase):
     def __setstate__(self, d: dict[str, Any]) -> None:
         super().__setstate__(d)
         self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
-        self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in self._flat_weights]
+        self._flat_weight_refs = []
 
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
     return x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+
+
+def _check_mask(name: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...], mask: Any) -> None:
+    if not isinstance(mask, Tensor):
+        got = f"a {type(mask).__name__}"
+    elif mask.shape != shape or mask.dtype != dtype:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+    else:
+        return
+    raise ValueError(f"{name} should be {kind} tensor of shape {shape}, got {got}")
 
 
 def _check_alike(x: Tensor, *states: Tensor | None) -> None:

@@ -38,8 +38,9 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
 class LSTM(Recurrent, nn.LSTM):
     __doc__ = _DOC.format(name="LSTM", and_c=" and c", steps="(h, c)")
 
-    def _split_state(self, hx: Any) -> State:
-        return hx[0], hx[1]
+    def _split_state(self, hx: Any) -> State | None:
+        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+        return (hx[0], hx[1]) if pair else None
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
         return h_n, c_n
