@@ -8,7 +8,7 @@ Example:
     True
 """
 
-from fastrnn import _dynamo
+from fastrnn import _dynamo, onnx
 from fastrnn._build import build_info
 from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, explain
@@ -34,3 +34,4 @@ __all__ = [
 ]
 
 _dynamo.install()
+onnx.install()

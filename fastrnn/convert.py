@@ -163,13 +163,16 @@ def _why_not(module: nn.Module) -> str | None:
 
 def _become(module: nn.Module, cls: type[nn.Module]) -> None:
     """Changes a module's class, under the class that parametrizations put in between if there are any."""
-    if parametrize.is_parametrized(module):
+    parametrized = parametrize.is_parametrized(module)
+    if parametrized:
         skip = ("__dict__", "__weakref__", "__doc__")
         own = {name: value for name, value in vars(type(module)).items() if name not in skip}
         cls = type(f"Parametrized{cls.__name__}", (cls,), own)
-        if isinstance(module, nn.RNNBase):
-            # torch.nn's cache may hold computed weights, which could not be copied; it refills itself.
+    module.__class__ = cls
+    if isinstance(module, nn.RNNBase):
+        # What torch.nn and this package keep beside the parameters to know that they were replaced.
+        module._init_flat_weights()
+        if parametrized:  # computed weights could not be copied; the list refills itself
             module._flat_weights = [
                 w if w is not None and w.is_leaf else None for w in module._flat_weights
             ]
-    module.__class__ = cls

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional, ops, paths
+from fastrnn import functional, onnx, ops, paths
 from fastrnn.nn.limits import Limits
 
 State = tuple[Tensor, Tensor | None]
@@ -257,6 +257,10 @@ class Recurrent(Limits, nn.RNNBase):
     def _hand_back_steps(self, input: Any, h: Tensor, c: Tensor | None, unbatched: bool) -> Any:
         """The state after every step of one layer, laid out as the output is."""
         if c is not None:
+            if torch.onnx.is_in_onnx_export():
+                raise RuntimeError(
+                    "ONNX's LSTM has no c of every step: export the model without states=True"
+                )
             c = self._hand_back_sequence(input, c, unbatched)
         return self._join_state(self._hand_back_sequence(input, h, unbatched), c)
 
