@@ -97,7 +97,7 @@ def train(args, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]
 def load(path: Path, args) -> tuple[PoolingClassifier, Alphabet]:
     """The trained attention classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
-    config, alphabet = payload["config"], Alphabet(payload["alphabet"])
+    config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     model = PoolingClassifier(
         layers(args.impls[-1]), len(alphabet), config["embedding"], config["hidden"], "attention"
     )
@@ -156,7 +156,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 128, 48, "hidden units of each direction")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 4, 2, "times through the data")
+    parser.size("--epochs", 3, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)
     parser.add_argument("--predict", metavar="TEXT", help="which language TEXT is in; no training")
@@ -185,7 +185,7 @@ def main() -> int:
         args.checkpoint,
         NAME,
         {"hidden": args.hidden, "embedding": args.embedding},
-        alphabet=alphabet.characters,
+        alphabet=alphabet.saved(),
         runs={each.impl: each.saved() for each in runs},
     )
     if args.world.rank > 0:

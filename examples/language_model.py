@@ -284,7 +284,7 @@ def main() -> int:
     parser.size("--dropout", 0.1, 0.0, "dropout between layers", float)
     parser.size("--batch", 32, 16, "streams")
     parser.size("--window", 64, 64, "tokens in a window: how far back gradients go")
-    parser.size("--steps", 1500, 700, "windows to train on")
+    parser.size("--steps", 1000, 700, "windows to train on")
     parser.size("--characters", 3_000_000, 300_000, "characters of source to train on")
     parser.size("--most-words", 5000, 1000, "size of the vocabulary of words")
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)

@@ -84,7 +84,7 @@ def fresh(folder: Path) -> Path:
 
 def main() -> int:
     parser = Parser(NAME, __doc__)
-    parser.size("--steps", 600, 40, "windows of text to train on")
+    parser.size("--steps", 300, 40, "windows of text to train on")
     parser.add_argument("--cell", choices=("LSTM", "GRU"), default="LSTM", help="(default LSTM)")
     parser.add_argument(
         "--processes",

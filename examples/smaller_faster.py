@@ -241,7 +241,7 @@ def draw(variants: list[Variant], path: Path) -> None:
 def answer(args) -> int:
     """Ask the model with half of the units."""
     payload = checkpoint.load(args.checkpoint, NAME, args)
-    config, alphabet = payload["config"], Alphabet(payload["alphabet"])
+    config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     args.embedding = config["embedding"]
     model = classifier(args.impls[-1], args, len(alphabet), config["units"])
     checkpoint.restore(args.checkpoint, model, payload["model"])
@@ -255,7 +255,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 256, 64, "hidden units of each direction, before pruning")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 3, 2, "times through the data")
+    parser.size("--epochs", 2, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 3e-3, 8e-3, "learning rate", positive_float)
     parser.add_argument("--classifier", type=Path, help="a checkpoint of text_classifier.py")
@@ -314,7 +314,7 @@ def main() -> int:
         args.checkpoint,
         NAME,
         {"embedding": args.embedding, "units": units},
-        alphabet=alphabet.characters,
+        alphabet=alphabet.saved(),
         model=small[half].state_dict(),
     )
 

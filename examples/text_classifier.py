@@ -83,7 +83,7 @@ def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[
 def load(path: Path, impls: list[str], device: torch.device, args=None) -> tuple[nn.Module, Alphabet]:
     """The trained classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
-    config, alphabet = payload["config"], Alphabet(payload["alphabet"])
+    config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     if config["languages"] != LANGUAGES:
         raise InputError(f"{path} was trained on other languages than this version has.")
     model = TextClassifier(
@@ -110,7 +110,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 128, 64, "hidden units of each direction")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 5, 2, "times through the data")
+    parser.size("--epochs", 3, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 4e-3, 6e-3, "learning rate", positive_float)
     parser.add_argument("--predict", metavar="TEXT", help="which language TEXT is in; no training")
@@ -158,7 +158,7 @@ def main() -> int:
             "time_steps": best,
             "languages": LANGUAGES,
         },
-        alphabet=alphabet.characters,
+        alphabet=alphabet.saved(),
         runs={run.impl: run.saved() for run in runs},
     )
     if args.world.rank > 0:
