@@ -10,6 +10,7 @@ weighted sum of the states goes to the output. Compared with the last state and 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -72,7 +73,7 @@ class PoolingClassifier(nn.Module):
         return self.output(self.dropout(pooled))
 
 
-def train(args, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]:
+def train(args: Namespace, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]:
     runs = training.start(
         args.impls,
         lambda source: PoolingClassifier(source, len(alphabet), args.embedding, args.hidden, pooling),
@@ -94,7 +95,7 @@ def train(args, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]
     return runs
 
 
-def load(path: Path, args) -> tuple[PoolingClassifier, Alphabet]:
+def load(path: Path, args: Namespace) -> tuple[PoolingClassifier, Alphabet]:
     """The trained attention classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
     config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
@@ -113,7 +114,7 @@ def attended(model: PoolingClassifier, dataset: Dataset, indices: Tensor) -> Ten
     return model.weights(states, batch.lengths).cpu()
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Which language a text is in, and a bar under each character for the attention on it."""
     model, alphabet = load(args.checkpoint, args)
     text = alphabet.read(args.predict)

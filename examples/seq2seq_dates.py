@@ -13,6 +13,7 @@ days, in formats seen in training and in formats held out.
 from __future__ import annotations
 
 import datetime
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -179,7 +180,7 @@ def loss_of(run: Run, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Ten
     return cross_entropy(scores.flatten(0, 1), said.flatten()), int(lengths.sum()) + said.numel()
 
 
-def train(args, reader: Reader, pairs: list[tuple[str, str]], attention: bool) -> list[Run]:
+def train(args: Namespace, reader: Reader, pairs: list[tuple[str, str]], attention: bool) -> list[Run]:
     world = args.world
     runs = training.start(
         args.impls,
@@ -215,7 +216,7 @@ def exact_match(model: DateReader, reader: Reader, pairs: list[tuple[str, str]],
     return right / len(pairs)
 
 
-def load(path: Path, args) -> tuple[DateReader, Reader]:
+def load(path: Path, args: Namespace) -> tuple[DateReader, Reader]:
     """The trained model with attention from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
     config, reader = payload["config"], Reader(payload["characters"], args.world.device)
@@ -224,7 +225,7 @@ def load(path: Path, args) -> tuple[DateReader, Reader]:
     return model.eval().to(args.world.device), reader
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Read a user's date: the likeliest answers that are dates."""
     model, reader = load(args.checkpoint, args)
     text = dates.clean(args.predict)

@@ -13,6 +13,7 @@ multiplied by a learned embedding of its time step.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -57,7 +58,7 @@ class TextClassifier(nn.Module):
         return self.output(self.dropout(torch.cat((h[0], h[1]), dim=1)))
 
 
-def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[Run]:
+def train(args: Namespace, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[Run]:
     world: World = args.world
     runs = training.start(
         args.impls,
@@ -80,7 +81,9 @@ def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[
     return runs
 
 
-def load(path: Path, impls: list[str], device: torch.device, args=None) -> tuple[nn.Module, Alphabet]:
+def load(
+    path: Path, impls: list[str], device: torch.device, args: Namespace | None = None
+) -> tuple[nn.Module, Alphabet]:
     """The trained classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
     config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
@@ -97,7 +100,7 @@ def load(path: Path, impls: list[str], device: torch.device, args=None) -> tuple
     return model.eval().to(device), alphabet
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Say which language a text is in, with the three best guesses."""
     model, alphabet = load(args.checkpoint, args.impls, args.world.device, args)
     text = alphabet.read(args.predict)
