@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Outcome:
         return self.figures[PERPLEXITY]
 
 
-def run_model(args, processes: int, folder: Path, *more: str) -> Outcome:
+def run_model(args: Namespace, processes: int, folder: Path, *more: str) -> Outcome:
     """language_model.py under torchrun with so many processes."""
     threads = args.threads or max(1, (os.cpu_count() or 1) // processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -84,7 +85,7 @@ def fresh(folder: Path) -> Path:
 
 def main() -> int:
     parser = Parser(NAME, __doc__)
-    parser.size("--steps", 600, 40, "windows of text to train on")
+    parser.size("--steps", 300, 40, "windows of text to train on")
     parser.add_argument("--cell", choices=("LSTM", "GRU"), default="LSTM", help="(default LSTM)")
     parser.add_argument(
         "--processes",
