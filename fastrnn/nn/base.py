@@ -265,7 +265,7 @@ class Recurrent(Limits, nn.RNNBase):
     def _hand_back_steps(self, input: Any, h: Tensor, c: Tensor | None, unbatched: bool) -> Any:
         """The state after every step of one layer, laid out as the output is."""
         if c is not None:
-            if torch.onnx.is_in_onnx_export():
+            if onnx.exporting():
                 raise RuntimeError(
                     "ONNX's LSTM has no c of every step: export the model without states=True"
                 )
