@@ -66,8 +66,8 @@ struct CellBackward {
   const Storage *c, *c_prev;
   int64_t c_state_row, c_prev_row;
   Storage* d_slots;
-  Operand* operand;        // d_slots as the next product reads it, or null where that is d_slots itself
-  int64_t operand_row;
+  Operand* operand;        // d_slots as the next product reads it
+  int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
 };
 
 template <class Storage, class Operand, class Compute>
@@ -85,8 +85,8 @@ struct Kernels {
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
 
   // The same from weights as they lie: column g * block + u of acc is the product with row g * H + u
-  // of w, for u < units. No panel, so no packing; for few rows. The weights must be Operand already.
-  void (*multiply_rows)(int rows, int64_t k, const Operand* const* a, const Operand* w, int64_t w_row,
+  // of w, for u < units. No panel, so no packing; for few rows.
+  void (*multiply_rows)(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
                         int gates, int64_t H, int64_t units, int64_t block, Compute* acc);
 
   // Panel of one block of a product with w transposed: column g * block + u from row g * H + u of w.

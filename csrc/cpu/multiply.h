@@ -90,10 +90,9 @@ FASTRNN_INLINE Compute sum_of(Vec<Compute> v) {
 }
 
 // `weight_rows` rows of w at once against `rows` rows of a, all read along k.
-template <int rows, int weight_rows, class Compute>
-FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Compute* const* a, const Compute* w,
+template <int rows, int weight_rows, class Compute, class Operand, class Storage>
+FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w,
                                        int64_t w_row, Compute* acc, int64_t acc_row) {
-  constexpr int lanes = lanes_of<Compute>;
   Vec<Compute> sum[rows][weight_rows] = {};
   for_vectors<Compute>(k, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
     Vec<Compute> x[rows];
@@ -106,7 +105,6 @@ FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Compute* const* a, const
       for (int m = 0; m < rows; ++m) sum[m][n] += x[m] * y;
     }
   });
-  static_assert(lanes > 1);
 #pragma GCC unroll 4
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 8
@@ -114,8 +112,8 @@ FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Compute* const* a, const
   }
 }
 
-template <int rows, class Compute>
-void multiply_rows_of(int64_t k, const Compute* const* a, const Compute* w, int64_t w_row, int gates,
+template <int rows, class Compute, class Operand, class Storage>
+void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
                       int64_t H, int64_t units, int64_t block, Compute* acc) {
   constexpr int weight_rows = rows == 1 ? 8 : 4;
   for (int g = 0; g < gates; ++g) {
@@ -131,8 +129,8 @@ void multiply_rows_of(int64_t k, const Compute* const* a, const Compute* w, int6
   }
 }
 
-template <class Compute>
-void multiply_rows(int rows, int64_t k, const Compute* const* a, const Compute* w, int64_t w_row,
+template <class Storage, class Operand, class Compute>
+void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
                    int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
   for (; rows >= 4; rows -= 4, a += 4, acc += 4 * gates * block) {
     multiply_rows_of<4>(k, a, w, w_row, gates, H, units, block, acc);

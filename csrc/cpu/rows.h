@@ -73,9 +73,7 @@ void cell_backward(const CellBackward<Storage, Operand, Compute>& t) {
 #pragma GCC unroll 4
       for (int i = 0; i < Cell::slots; ++i) {
         store(t.d_slots + m * t.slots_row + i * t.H + u, d[i], count);
-        if constexpr (!std::is_same_v<Storage, Operand>) {
-          store(t.operand + m * t.operand_row + i * t.H + u, d[i], count);
-        }
+        store(t.operand + m * t.operand_row + i * t.operand_slot + u, d[i], count);
       }
       store(t.carry_h + m * t.carry_h_row + u, dh_prev, count);
       if constexpr (Cell::has_c) store(t.carry_c + m * t.carry_c_row + u, dc_prev, count);

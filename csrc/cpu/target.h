@@ -54,7 +54,7 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
   FASTRNN_TILES(8)
 #undef FASTRNN_TILES
 #undef FASTRNN_TILE
-  if constexpr (std::is_same_v<Storage, Compute>) k.multiply_rows = multiply_rows<Compute>;
+  k.multiply_rows = multiply_rows<Storage, Operand, Compute>;
   k.pack_transposed = pack_transposed<Storage, Operand, Compute>;
   k.pack = pack<Storage, Operand, Compute>;
   k.to_compute = convert<Storage, Compute, Compute>;

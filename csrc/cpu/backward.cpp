@@ -1,0 +1,356 @@
+// Backward over a whole sequence: the gradient of every pre-activation, and of the initial state.
+//
+// The steps run in the order opposite to forward's. Each begins with the product of the later step's
+// pre-activation gradients with w_hh, one tile at a time, and ends it with the cell's backward equations,
+// so that here, too, one barrier a step is enough. Gradients of weights, biases and input are products
+// over all steps at once and the caller's.
+#include <cstring>
+#include <type_traits>
+
+#include "driver.h"
+#include "product.h"
+
+namespace fastrnn {
+namespace {
+
+template <class Storage, class Operand, class Compute>
+class Backward {
+ public:
+  using K = Kernels<Storage, Operand, Compute>;
+  using Product = GatedProduct<Storage, Operand, Compute>;
+
+  Backward(const BackwardArgs<Storage>& args, const K& kernels)
+      : a_(args),
+        k_(kernels),
+        q_(args.sequence),
+        cell_(cell_info(args.cell)),
+        H_(args.weights.H),
+        P_(args.weights.P),
+        recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, workspace_),
+        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, workspace_) {
+    const double work = 2.0 * cell_.gates * H_ * P_;
+    partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
+                                  work * q_.B, work * q_.rows);
+    d_stride_ = operand_stride<Operand>(cell_.slots * recurrent_.slot_stride());
+    dh_stride_ = operand_stride<Operand>(P_);
+    for (Operand*& buffer : d_) buffer = workspace_.take<Operand>(q_.B * d_stride_);
+    carry_h_ = workspace_.take<Compute>(q_.B * P_);
+    if (cell_.has_c) carry_c_ = workspace_.take<Compute>(q_.B * H_);
+    const int64_t widest = std::max(H_, P_);
+    zeros_ = workspace_.take<Storage>(widest);
+    std::fill_n(zeros_, widest, Storage{});
+    if (projected()) {
+      dh_ = workspace_.take<Operand>(q_.B * dh_stride_);
+      no_carry_ = workspace_.take<Compute>(q_.B * H_);
+    }
+  }
+
+  int threads() const { return partition_.threads; }
+
+  void operator()(int id, Team& team) {
+    const Range batch = partition_.batch(q_.B, id, team.size());
+    const Range outputs = partition_.blocks(recurrent_.blocks(), id, team.size());
+    const Range cells = projected() ? partition_.blocks(projection_.blocks(), id, team.size()) : outputs;
+    for (int64_t j : each(part_of(recurrent_.blocks(), id, team.size()))) recurrent_.pack(j);
+    if (projected()) {
+      for (int64_t j : each(part_of(projection_.blocks(), id, team.size()))) projection_.pack(j);
+    }
+    start(part_of(q_.B, id, team.size()));
+    team.barrier(id);
+    for (int64_t k = q_.T - 1; k >= 0; --k) {
+      if (projected()) {
+        gather_dh(k, batch, outputs);
+        if (!partition_.by_batch) team.barrier(id);
+        step_through_projection(k, batch, cells);
+      } else {
+        step(k, batch, outputs);
+      }
+      if (!partition_.by_batch) team.barrier(id);
+    }
+    finish(batch, outputs, cells);
+  }
+
+ private:
+  static constexpr int first_slot = 0;
+
+  // Where the state before a step was.
+  enum class Source { sequence, initial, zero };
+  // All that decides how a row takes part in a step.
+  struct Part {
+    bool has_product;  // the later step was this row's too, and did not start anew
+    bool active;
+    Source previous;
+    bool operator==(const Part& other) const {
+      return has_product == other.has_product && active == other.active && previous == other.previous;
+    }
+  };
+
+  bool projected() const { return a_.weights.w_hr != nullptr; }
+
+  bool has_product(int64_t k, int64_t b) const {
+    return k + 1 < q_.T && q_.active(q_.step(k + 1), b) && !q_.resets(q_.step(k + 1), b);
+  }
+
+  Part part(int64_t k, int64_t b) const {
+    const int64_t t = q_.step(k);
+    Part p;
+    p.active = q_.active(t, b);
+    p.has_product = has_product(k, b);
+    p.previous = q_.resets(t, b)                              ? Source::zero
+                 : k > 0 && q_.active(q_.step(k - 1), b) ? Source::sequence
+                                                              : Source::initial;
+    return p;
+  }
+
+  // Calls body(first row, count, part) over runs of rows that take part alike.
+  template <class Body>
+  void for_runs(int64_t k, int64_t b, int count, Body body) const {
+    if (q_.plain()) return body(b, count, part(k, b));
+    for (int64_t end = b + count; b < end;) {
+      const Part p = part(k, b);
+      int64_t next = b + 1;
+      while (next < end && part(k, next) == p) ++next;
+      body(b, static_cast<int>(next - b), p);
+      b = next;
+    }
+  }
+
+  void start(Range batch) {
+    for (int64_t b : each(batch)) {
+      for (Operand* buffer : d_) {
+        // Slots are padded to what products read at a time.
+        std::fill(buffer + b * d_stride_, buffer + (b + 1) * d_stride_, Operand{});
+      }
+      load_row(a_.dh_n, b, P_, carry_h_);
+      if (cell_.has_c) load_row(a_.dc_n, b, H_, carry_c_);
+      if (!projected()) continue;
+      std::fill(dh_ + b * dh_stride_, dh_ + (b + 1) * dh_stride_, Operand{});
+      std::fill(no_carry_ + b * H_, no_carry_ + (b + 1) * H_, Compute(0));
+    }
+  }
+
+  void load_row(const Storage* from, int64_t b, int64_t n, Compute* to) const {
+    if (from) {
+      k_.to_compute(n, from + b * n, to + b * n);
+    } else {
+      std::fill(to + b * n, to + (b + 1) * n, Compute(0));
+    }
+  }
+
+  // The part of the gradient of h before step k + 1 that comes through its pre-activations.
+  void multiply(int64_t k, int64_t j, int64_t b, int count, Compute* acc) const {
+    const Operand* pointers[max_tile_rows];
+    for (int m = 0; m < count; ++m) pointers[m] = d_[(k + 1) % 2] + (b + m) * d_stride_;
+    recurrent_.multiply(j, count, pointers, acc);
+  }
+
+  // Rows that have a product to be formed lie before this one.
+  int64_t product_rows(int64_t k) const { return k + 1 < q_.T ? q_.batch(q_.step(k + 1)) : 0; }
+
+  void step(int64_t k, Range batch, Range blocks) {
+    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    for (int64_t j : each(blocks)) {
+      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
+      for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+        const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
+        if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
+        for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
+          const Compute* product = p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr;
+          if (p.active) {
+            cell(k, b, count, u0, units, p, product, recurrent_.columns());
+          } else {
+            add_to_carry(b, count, u0, units, product);
+            clear(k, b, count, u0, units);
+          }
+        });
+      });
+    }
+  }
+
+  void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, Part p, const Compute* product,
+            int64_t product_row) {
+    const int64_t t = q_.step(k), row = q_.first_row(t) + b;
+    CellBackward<Storage, Operand, Compute> c{};
+    c.rows = count;
+    c.units = units;
+    c.H = H_;
+    c.acc = product;
+    c.acc_row = product_row;
+    c.slots_row = cell_.slots * H_;
+    if (projected()) {
+      c.carry_h = no_carry_ + b * H_ + u0;
+      c.carry_h_row = H_;
+      c.h = c.h_prev = zeros_;
+    } else {
+      c.carry_h = carry_h_ + b * P_ + u0;
+      c.carry_h_row = P_;
+      if (a_.dy) c.dy = a_.dy + row * P_ + u0;
+      c.dy_row = P_;
+      c.h = a_.y + row * P_ + u0;
+      c.h_row = P_;
+      c.h_prev = previous(k, b, p, a_.y, a_.h0, P_, c.h_prev_row) + u0;
+    }
+    if (cell_.has_c) {
+      c.carry_c = carry_c_ + b * H_ + u0;
+      c.carry_c_row = H_;
+      if (a_.dc) c.dc = a_.dc + row * H_ + u0;
+      c.dc_row = H_;
+      c.c = a_.c + row * H_ + u0;
+      c.c_state_row = H_;
+      c.c_prev = previous(k, b, p, a_.c, a_.c0, H_, c.c_prev_row) + u0;
+    }
+    if (cell_.keeps_slots) c.slots = a_.slots + row * cell_.slots * H_ + u0;
+    c.d_slots = a_.d_slots + row * cell_.slots * H_ + u0;
+    c.operand = d_[k % 2] + b * d_stride_ + u0;
+    c.operand_row = d_stride_;
+    c.operand_slot = recurrent_.slot_stride();
+    k_.backward[static_cast<int>(a_.cell)](c);
+    if (p.previous == Source::zero) clear_carry(b, count, u0, units);
+  }
+
+  // Row b of the state before step k; `row` is set to the stride from row to row.
+  const Storage* previous(int64_t k, int64_t b, Part p, const Storage* sequence, const Storage* initial,
+                          int64_t n, int64_t& row) const {
+    row = n;
+    if (p.previous == Source::sequence) return sequence + (q_.first_row(q_.step(k - 1)) + b) * n;
+    if (p.previous == Source::initial) return initial + b * n;
+    row = 0;
+    return zeros_;
+  }
+
+  // The state before a step that starts anew has no part in it.
+  void clear_carry(int64_t b, int count, int64_t u0, int64_t units) {
+    for (int64_t i = b; i < b + count; ++i) {
+      if (!projected()) std::fill_n(carry_h_ + i * P_ + u0, units, Compute(0));
+      if (cell_.has_c) std::fill_n(carry_c_ + i * H_ + u0, units, Compute(0));
+    }
+  }
+
+  void add_to_carry(int64_t b, int count, int64_t u0, int64_t units, const Compute* product) {
+    if (product == nullptr) return;
+    for (int m = 0; m < count; ++m) {
+      Compute* carry = carry_h_ + (b + m) * P_ + u0;
+      for (int64_t u = 0; u < units; ++u) carry[u] += product[m * recurrent_.columns() + u];
+    }
+  }
+
+  // A padded row beyond its sequence's end: zero, for the products over all rows.
+  void clear(int64_t k, int64_t b, int count, int64_t u0, int64_t units) {
+    for (int64_t i = b; i < b + count; ++i) {
+      const int64_t t = q_.step(k), row = q_.first_row(t) + i;
+      if (i >= q_.batch(t)) continue;
+      for (int s = 0; s < cell_.slots; ++s) {
+        std::fill_n(a_.d_slots + (row * cell_.slots + s) * H_ + u0, units, Storage{});
+      }
+    }
+  }
+
+  // With a projection, first: the whole gradient of h.
+  void gather_dh(int64_t k, Range batch, Range blocks) {
+    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    const int64_t t = q_.step(k);
+    for (int64_t j : each(blocks)) {
+      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
+      for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+        const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
+        if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
+        for (int64_t b = b0; b < b0 + rows; ++b) {
+          const Part p = part(k, b);
+          add_to_carry(b, 1, u0, units, p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr);
+          if (b >= q_.batch(t)) continue;
+          const int64_t at = (q_.first_row(t) + b) * P_ + u0;
+          Operand* operand = dh_ + b * dh_stride_ + u0;
+          if (!p.active) {
+            std::fill_n(a_.dh + at, units, Storage{});
+            std::fill_n(operand, units, Operand{});
+            continue;
+          }
+          Compute* carry = carry_h_ + b * P_ + u0;
+          if (a_.dy) {
+            Compute dy[max_tile_vectors * 16];
+            k_.to_compute(units, a_.dy + at, dy);
+            for (int64_t u = 0; u < units; ++u) carry[u] += dy[u];
+          }
+          k_.to_storage(units, carry, a_.dh + at);
+          k_.round_to_operand(units, carry, operand);
+          std::fill_n(carry, units, Compute(0));
+        }
+      });
+    }
+  }
+
+  // Then: through the projection to the cell.
+  void step_through_projection(int64_t k, Range batch, Range blocks) {
+    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    for (int64_t j : each(blocks)) {
+      const int64_t u0 = j * projection_.block(), units = projection_.units(j);
+      for_tiles(batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
+        const Operand* pointers[max_tile_rows];
+        for (int m = 0; m < rows; ++m) pointers[m] = dh_ + (b0 + m) * dh_stride_;
+        projection_.multiply(j, rows, pointers, acc);
+        for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
+          if (p.active) {
+            cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns());
+          } else {
+            clear(k, b, count, u0, units);
+          }
+        });
+      });
+    }
+  }
+
+  void finish(Range batch, Range outputs, Range cells) {
+    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    for (int64_t j : each(outputs)) {
+      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
+      for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+        multiply(-1, j, b0, rows, acc);
+        for (int64_t b = b0; b < b0 + rows; ++b) {
+          add_to_carry(b, 1, u0, units,
+                       has_product(-1, b) ? acc + (b - b0) * recurrent_.columns() : nullptr);
+          k_.to_storage(units, carry_h_ + b * P_ + u0, a_.dh0 + b * P_ + u0);
+        }
+      });
+    }
+    if (!cell_.has_c) return;
+    const int64_t block = projected() ? projection_.block() : recurrent_.block();
+    for (int64_t j : each(cells)) {
+      const int64_t u0 = j * block, units = std::min(block, H_ - u0);
+      for (int64_t b : each(batch)) {
+        k_.to_storage(units, carry_c_ + b * H_ + u0, a_.dc0 + b * H_ + u0);
+      }
+    }
+  }
+
+  const BackwardArgs<Storage>& a_;
+  const K& k_;
+  const Sequence& q_;
+  const CellInfo& cell_;
+  const int64_t H_, P_;
+  Workspace workspace_;
+  Product recurrent_, projection_;
+  Partition partition_;
+  int64_t d_stride_, dh_stride_;
+  Operand* d_[2];                // [B, d_stride] pre-activation gradients of a step, in turn
+  Compute* carry_h_;             // [B, P] part of the gradient of h that needs no product
+  Compute* carry_c_ = nullptr;   // [B, H] gradient of c
+  Operand* dh_ = nullptr;        // [B, dh_stride] whole gradient of h where a projection follows
+  Compute* no_carry_ = nullptr;  // [B, H] zeros: with a projection all of it comes by the product
+  Storage* zeros_;               // a state of zeros
+};
+
+}  // namespace
+
+template <class Storage, class Operand, class Compute>
+void run_backward(const BackwardArgs<Storage>& args, const Kernels<Storage, Operand, Compute>& kernels) {
+  Backward<Storage, Operand, Compute> backward(args, kernels);
+  run_team(backward.threads(), backward);
+}
+
+template void run_backward(const BackwardArgs<float>&, const Kernels<float, float, float>&);
+template void run_backward(const BackwardArgs<double>&, const Kernels<double, double, double>&);
+template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
+template void run_backward(const BackwardArgs<Half>&, const Kernels<Half, float, float>&);
+template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, BFloat16, float>&);
+
+}  // namespace fastrnn

@@ -1,0 +1,90 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fastrnn {
+
+namespace portable {
+extern const Target target;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Target target;
+}
+namespace avx512 {
+extern const Target target;
+}
+namespace avx512_bf16 {
+extern const Target target;
+}
+#endif
+
+namespace {
+
+struct Candidate {
+  const Target* target;
+  bool usable;
+};
+
+const std::vector<Candidate>& candidates() {
+  static const std::vector<Candidate> all = [] {
+    std::vector<Candidate> list = {{&portable::target, true}};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    list.push_back({&avx2::target, avx2});
+    list.push_back({&avx512::target, avx512});
+    list.push_back({&avx512_bf16::target, avx512 && __builtin_cpu_supports("avx512bf16")});
+#endif
+    return list;
+  }();
+  return all;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string joined;
+  for (const std::string& name : names) joined += (joined.empty() ? "" : ", ") + name;
+  return joined;
+}
+
+const Target& choose() {
+  const char* wanted = std::getenv("FASTRNN_CPU_CAPABILITY");
+  const Target* best = nullptr;
+  for (const Candidate& c : candidates()) {
+    if (c.usable && (wanted == nullptr || *wanted == '\0' || wanted == std::string(c.target->name))) {
+      best = c.target;
+    }
+  }
+  if (best == nullptr) {
+    throw std::runtime_error("FASTRNN_CPU_CAPABILITY=" + std::string(wanted) +
+                             " cannot be run here; this processor runs: " + join(usable_targets()));
+  }
+  return *best;
+}
+
+}  // namespace
+
+const Target& target() {
+  static const Target& chosen = choose();
+  return chosen;
+}
+
+std::vector<std::string> compiled_targets() {
+  std::vector<std::string> names;
+  for (const Candidate& c : candidates()) names.push_back(c.target->name);
+  return names;
+}
+
+std::vector<std::string> usable_targets() {
+  std::vector<std::string> names;
+  for (const Candidate& c : candidates()) {
+    if (c.usable) names.push_back(c.target->name);
+  }
+  return names;
+}
+
+}  // namespace fastrnn

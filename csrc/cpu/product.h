@@ -1,0 +1,158 @@
+// Products of a few rows with a weight matrix, a block of units at a time; and the loops over both.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "team.h"
+#include "workspace.h"
+
+namespace fastrnn {
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// Distance between operand rows: whole cache lines, and an odd number of them, since rows a power of
+// two apart would all compete for the same few places in the first-level cache.
+template <class Operand>
+int64_t operand_stride(int64_t columns) {
+  constexpr int64_t line = 64 / sizeof(Operand);
+  const int64_t lines = (columns + line - 1) / line;
+  return (lines | 1) * line;
+}
+
+// acc = rows * w', by gate: acc column g * block + u is the product with row g * H + u of w [gates*H, K].
+template <class Storage, class Operand, class Compute>
+class TransposedProduct {
+ public:
+  using K = Kernels<Storage, Operand, Compute>;
+
+  // A product of few rows, or few times, is faster from the weights as they lie than after packing them.
+  TransposedProduct(const K& kernels, const Storage* w, int64_t k, int gates, int64_t H, bool packed,
+                    Workspace& workspace)
+      : kernels_(kernels), w_(w), k_(k), gates_(gates), H_(H) {
+    vectors_ = gates == 3 ? 3 : 4;
+    block_ = vectors_ / gates * kernels.lanes;
+    k_padded_ = round_up(k, kernels.k_step);
+    if (packed) panels_ = workspace.take<Operand>(blocks() * panel_size());
+  }
+
+  int64_t block() const { return block_; }
+  int64_t blocks() const { return (H_ + block_ - 1) / block_; }
+  int64_t units(int64_t j) const { return std::min(block_, H_ - j * block_); }
+  int64_t columns() const { return gates_ * block_; }
+  int64_t tile_rows() const { return kernels_.tile_rows(vectors_); }
+  bool packed() const { return panels_ != nullptr; }
+
+  void pack(int64_t j) const {
+    if (!packed()) return;
+    kernels_.pack_transposed(k_, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_,
+                             panels_ + j * panel_size());
+  }
+
+  void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
+    if (packed()) {
+      kernels_.multiply[vectors_][rows](k_padded_, a, panels_ + j * panel_size(),
+                                        columns() * kernels_.k_step, acc, false);
+    } else {
+      kernels_.multiply_rows(rows, k_, a, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, acc);
+    }
+  }
+
+ private:
+  int64_t panel_size() const { return k_padded_ * columns(); }
+
+  const K& kernels_;
+  const Storage* w_;
+  int64_t k_, k_padded_, block_;
+  int gates_, vectors_;
+  int64_t H_;
+  Operand* panels_ = nullptr;
+};
+
+// acc = rows * w, where w [gates * K, N] and a row holds one run of K numbers per slot: gate g is
+// multiplied with slot slots[g]. Gates in consecutive slots are one product.
+template <class Storage, class Operand, class Compute>
+class GatedProduct {
+ public:
+  using K = Kernels<Storage, Operand, Compute>;
+  static constexpr int max_gates = 4;
+
+  GatedProduct(const K& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
+               Workspace& workspace)
+      : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
+    slot_stride_ = round_up(k, kernels.k_step);
+    for (int g = 0; g < gates; ++g) {
+      if (g > 0 && slots[g] == slots[g - 1] + 1) {
+        runs_[run_count_ - 1].length += slot_stride_;
+      } else {
+        runs_[run_count_++] = {slots[g] * slot_stride_, slot_stride_};
+      }
+    }
+    panels_ = workspace.take<Operand>(blocks() * panel_size());
+  }
+
+  int64_t block() const { return vectors * kernels_.lanes; }
+  int64_t blocks() const { return (N_ + block() - 1) / block(); }
+  int64_t units(int64_t j) const { return std::min(block(), N_ - j * block()); }
+  int64_t columns() const { return block(); }
+  int64_t tile_rows() const { return kernels_.tile_rows(vectors); }
+  int64_t slot_stride() const { return slot_stride_; }  // of a row, from slot to slot
+
+  void pack(int64_t j) const {
+    for (int g = 0; g < gates_; ++g) {
+      kernels_.pack(k_, w_ + g * k_ * N_ + j * block(), N_, units(j), block(),
+                    panels_ + j * panel_size() + g * slot_stride_ * block());
+    }
+  }
+
+  void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
+    const Operand* panel = panels_ + j * panel_size();
+    for (int r = 0; r < run_count_; ++r) {
+      const Operand* shifted[max_tile_rows];
+      for (int m = 0; m < rows; ++m) shifted[m] = a[m] + runs_[r].offset;
+      kernels_.multiply[vectors][rows](runs_[r].length, shifted, panel, block() * kernels_.k_step, acc,
+                                       r > 0);
+      panel += runs_[r].length * block();
+    }
+  }
+
+ private:
+  static constexpr int vectors = 4;
+  struct Run {
+    int64_t offset, length;
+  };
+  int64_t panel_size() const { return gates_ * slot_stride_ * block(); }
+
+  const K& kernels_;
+  const Storage* w_;
+  int64_t k_, N_, slot_stride_;
+  int gates_, run_count_ = 0;
+  Run runs_[max_gates];
+  Operand* panels_ = nullptr;
+};
+
+// Calls body(row, count) over `rows` in tiles of nearly equal size, none larger than `most`.
+template <class Body>
+void for_tiles(Range rows, int64_t most, Body body) {
+  const int64_t tiles = (rows.size() + most - 1) / most;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const Range tile = part_of(rows.size(), static_cast<int>(i), static_cast<int>(tiles));
+    body(rows.begin + tile.begin, static_cast<int>(tile.size()));
+  }
+}
+
+// Which rows and which units each thread computes: all units of some sequences, which never wait for
+// each other, or some units of all sequences, each thread reading its own part of the weights only.
+struct Partition {
+  int threads;
+  bool by_batch;
+
+  Range batch(int64_t B, int id, int size) const { return by_batch ? part_of(B, id, size) : Range{0, B}; }
+  Range blocks(int64_t n, int id, int size) const { return by_batch ? Range{0, n} : part_of(n, id, size); }
+};
+
+// weight_bytes: of the recurrent matrix. work: multiplications of a step and of the whole call.
+Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work,
+                           double work);
+
+}  // namespace fastrnn

@@ -1,0 +1,328 @@
+// The ops on the CPU: tensors to plain pointers, and the products over whole sequences.
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <cstring>
+
+#include "cpu/dispatch.h"
+#include "cpu/driver.h"
+#include "torch_args.h"
+
+namespace fastrnn {
+namespace {
+
+using at::Tensor;
+
+// A tensor's memory as the kernels' type; null for an absent or empty tensor.
+template <class T>
+T* data(const Tensor& t) {
+  return t.defined() && t.numel() > 0 ? static_cast<T*>(t.data_ptr()) : nullptr;
+}
+
+// Calls body(tag) with a value of the kernels' storage type.
+template <class Body>
+void for_type(at::ScalarType type, Body body) {
+  switch (type) {
+    case at::kFloat:
+      return body(float{});
+    case at::kDouble:
+      return body(double{});
+    case at::kBFloat16:
+      return body(BFloat16{});
+    case at::kHalf:
+      return body(Half{});
+    default:
+      TORCH_CHECK(false, "fastrnn: the kernels compute in float32, float64, bfloat16 and float16, not in ",
+                  type);
+  }
+}
+
+void run(const ForwardArgs<float>& args) { run_forward(args, *target().f32); }
+void run(const ForwardArgs<double>& args) { run_forward(args, *target().f64); }
+void run(const ForwardArgs<Half>& args) { run_forward(args, *target().f16); }
+void run(const ForwardArgs<BFloat16>& args) {
+  target().bf16_dot ? run_forward(args, *target().bf16_dot) : run_forward(args, *target().bf16);
+}
+void run(const BackwardArgs<float>& args) { run_backward(args, *target().f32); }
+void run(const BackwardArgs<double>& args) { run_backward(args, *target().f64); }
+void run(const BackwardArgs<Half>& args) { run_backward(args, *target().f16); }
+void run(const BackwardArgs<BFloat16>& args) {
+  target().bf16_dot ? run_backward(args, *target().bf16_dot) : run_backward(args, *target().bf16);
+}
+
+// A layer's sequence; keeps the first rows of a packed batch's steps alive.
+struct SequenceOf : Sequence {
+  std::vector<int64_t> first_rows;
+
+  SequenceOf(const Layer& layer, bool reverse_) : Sequence{} {
+    T = layer.T;
+    B = layer.B;
+    rows = layer.rows;
+    lengths = data<int64_t>(layer.lengths);
+    reset = data<uint8_t>(layer.reset);
+    reverse = reverse_;
+    if (!layer.batch_sizes.defined()) return;
+    const int64_t* size = layer.batch_sizes.const_data_ptr<int64_t>();
+    first_rows.assign(T + 1, 0);
+    for (int64_t t = 0; t < T; ++t) first_rows[t + 1] = first_rows[t] + size[t];
+    first = first_rows.data();
+  }
+};
+
+template <class S>
+Weights<S> weights_of(const Layer& layer) {
+  return {layer.I,          layer.H,          layer.P,          data<S>(layer.w_ih),
+          data<S>(layer.w_hh), data<S>(layer.b_ih), data<S>(layer.b_hh), data<S>(layer.w_hr)};
+}
+
+struct Kept {
+  Tensor y, h_n, c_n, c, slots;
+};
+
+Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep) {
+  const auto options = layer.x.options();
+  const bool has_c = layer.cell->has_c;
+  const auto none = [&] { return at::empty({0}, options); };
+  Kept out;
+  out.y = at::empty(layer.sizes(layer.P), options);
+  out.h_n = at::empty({layer.B, layer.P}, options);
+  out.c_n = has_c ? at::empty({layer.B, layer.H}, options) : none();
+  out.c = has_c && keep >= keep_c ? at::empty(layer.sizes(layer.H), options) : none();
+  out.slots = layer.cell->keeps_slots && keep >= keep_slots
+                  ? at::empty(layer.sizes(layer.cell->slots * layer.H), options)
+                  : none();
+  for_type(layer.x.scalar_type(), [&](auto tag) {
+    using S = decltype(tag);
+    ForwardArgs<S> a{};
+    a.cell = layer.id;
+    a.sequence = sequence;
+    a.weights = weights_of<S>(layer);
+    a.x = data<S>(layer.x);
+    a.x_step = layer.x.dim() == 3 ? layer.x.stride(0) : 0;
+    a.x_row = layer.x.stride(-2);
+    a.h0 = data<S>(layer.h0);
+    a.c0 = data<S>(layer.c0);
+    a.y = data<S>(out.y);
+    a.h_n = data<S>(out.h_n);
+    a.c_n = data<S>(out.c_n);
+    a.c = data<S>(out.c);
+    a.slots = data<S>(out.slots);
+    run(a);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+    const OptionalTensor& reset, bool reverse, int64_t keep) {
+  const Layer layer =
+      check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  const SequenceOf sequence(layer, reverse);
+  Kept out = forward_layer(layer, sequence, keep);
+  return {out.y, out.h_n, out.c_n, out.c, out.slots};
+}
+
+// [rows, n] the state before each step: `states` [rows, n] of every step, one step later.
+Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& initial) {
+  const int64_t n = initial.size(1), bytes = n * states.element_size();
+  Tensor out = at::empty({q.rows, n}, states.options());
+  const char* from = static_cast<const char*>(states.const_data_ptr());
+  const char* start = static_cast<const char*>(initial.const_data_ptr());
+  char* to = static_cast<char*>(out.data_ptr());
+  at::parallel_for(0, q.T, 1, [&](int64_t k0, int64_t k1) {
+    for (int64_t k = k0; k < k1; ++k) {
+      const int64_t t = q.step(k);
+      for (int64_t b = 0; b < q.batch(t); ++b) {
+        char* row = to + (q.first_row(t) + b) * bytes;
+        if (q.resets(t, b)) {
+          memset(row, 0, bytes);
+        } else if (k > 0 && q.active(q.step(k - 1), b)) {
+          memcpy(row, from + (q.first_row(q.step(k - 1)) + b) * bytes, bytes);
+        } else {
+          memcpy(row, start + b * bytes, bytes);
+        }
+      }
+    }
+  });
+  return out;
+}
+
+// The slots that forward did not keep, [rows, S * H]. With every state known the steps are independent:
+// one step of as many sequences as there are rows, a piece at a time.
+Tensor recompute_slots(const Layer& layer, const Tensor& h_prev, const Tensor& c_prev) {
+  constexpr int64_t piece = 1536;
+  const int64_t width = layer.cell->slots * layer.H;
+  Tensor slots = at::empty({layer.rows, width}, layer.x.options());
+  const Tensor x = layer.x.reshape({layer.rows, layer.I});
+  for (int64_t row = 0; row < layer.rows; row += piece) {
+    const int64_t count = std::min(piece, layer.rows - row);
+    Layer part = layer;
+    part.x = x.narrow(0, row, count);
+    part.h0 = h_prev.narrow(0, row, count);
+    if (c_prev.defined()) part.c0 = c_prev.narrow(0, row, count);
+    part.batch_sizes = part.lengths = part.reset = Tensor();
+    part.T = 1;
+    part.B = part.rows = count;
+    part.leading = {count};
+    slots.narrow(0, row, count).copy_(forward_layer(part, SequenceOf(part, false), keep_slots).slots);
+  }
+  return slots;
+}
+
+// a [n, m]' b [n, k]; in float where the type has no fast product.
+Tensor transposed_product(const Tensor& a, const Tensor& b) {
+  if (a.scalar_type() != at::kHalf) return at::mm(a.t(), b);
+  return at::mm(a.t().to(at::kFloat), b.to(at::kFloat)).to(at::kHalf);
+}
+
+Tensor product(const Tensor& a, const Tensor& b) {
+  if (a.scalar_type() != at::kHalf) return at::mm(a, b);
+  return at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(at::kHalf);
+}
+
+// Calls body(first gate, number of gates, columns of d [rows, n * H]) over runs of gates whose slots follow
+// each other, which are one operand.
+template <class Body>
+void for_slot_runs(const Layer& layer, const int* slots, const Tensor& d, Body body) {
+  const int gates = layer.cell->gates;
+  for (int g = 0; g < gates;) {
+    int end = g + 1;
+    while (end < gates && slots[end] == slots[end - 1] + 1) ++end;
+    body(g, end - g, d.narrow(1, slots[g] * layer.H, (end - g) * layer.H));
+    g = end;
+  }
+}
+
+// [G * H, n] gradient of a weight matrix: d' inputs, gate by gate.
+Tensor weight_gradient(const Layer& layer, const int* slots, const Tensor& d, const Tensor& inputs) {
+  std::vector<Tensor> parts;
+  for_slot_runs(layer, slots, d, [&](int, int, const Tensor& columns) {
+    parts.push_back(transposed_product(columns, inputs));
+  });
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
+}
+
+Tensor bias_gradient(const Layer& layer, const int* slots, const Tensor& sums) {
+  std::vector<Tensor> parts;
+  for_slot_runs(layer, slots, sums, [&](int, int, const Tensor& columns) { parts.push_back(columns); });
+  return at::cat(parts, 1).squeeze(0);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
+    const OptionalTensor& dc_n, const OptionalTensor& dc, const Tensor& x, const Tensor& h0,
+    const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+    const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
+    const OptionalTensor& lengths, const OptionalTensor& reset, bool reverse, const Tensor& y,
+    const Tensor& c, const Tensor& slots, std::array<bool, 2> needs) {
+  const Layer layer =
+      check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  const CellInfo& info = *layer.cell;
+  const SequenceOf sequence(layer, reverse);
+  const auto options = x.options();
+  const auto none = [&] { return at::empty({0}, options); };
+  const auto gradient = [&](const OptionalTensor& t, at::IntArrayRef sizes, const char* name) {
+    if (!t.has_value()) return Tensor();
+    TORCH_CHECK(t->sizes() == sizes && t->scalar_type() == x.scalar_type(), "fastrnn: ", name,
+                " must have the shape ", sizes, " and the input's dtype");
+    return t->contiguous();
+  };
+  const Tensor grad_y = gradient(dy, layer.sizes(layer.P), "dy");
+  const Tensor grad_h_n = gradient(dh_n, {layer.B, layer.P}, "dh_n");
+  const Tensor grad_c_n = info.has_c ? gradient(dc_n, {layer.B, layer.H}, "dc_n") : Tensor();
+  const Tensor grad_c = info.has_c ? gradient(dc, layer.sizes(layer.H), "dc") : Tensor();
+  TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.sizes(layer.P)), "fastrnn: y must be forward's");
+  TORCH_CHECK(!info.has_c || c.numel() == layer.rows * layer.H,
+              "fastrnn: backward needs the c of every step; call forward with keep >= 1");
+
+  const Tensor h_all = y.contiguous().view({layer.rows, layer.P});
+  const Tensor c_all = info.has_c ? c.contiguous().view({layer.rows, layer.H}) : Tensor();
+  const bool recompute = info.keeps_slots && slots.numel() == 0 && layer.rows > 0;
+  Tensor h_prev;
+  if (recompute || (needs[1] && !(sequence.plain() && layer.T > 0))) {
+    h_prev = previous_states(sequence, h_all, layer.h0);
+  }
+  Tensor kept_slots = slots.contiguous();
+  if (recompute) {
+    kept_slots = recompute_slots(
+        layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
+  }
+  // Recomputed slots are nobody else's: their gradients may take their place.
+  const Tensor d = recompute ? kept_slots : at::empty({layer.rows, info.slots * layer.H}, options);
+  const bool projected = layer.w_hr.defined();
+  const Tensor dh = projected ? at::empty({layer.rows, layer.P}, options) : Tensor();
+  const Tensor dh0 = at::empty({layer.B, layer.P}, options);
+  const Tensor dc0 = info.has_c ? at::empty({layer.B, layer.H}, options) : none();
+  // The cell's output before the projection, o tanh(c), while the slots are still there.
+  Tensor m;
+  if (projected && needs[1]) {
+    const Tensor o = kept_slots.view({layer.rows, info.slots * layer.H}).narrow(1, 3 * layer.H, layer.H);
+    m = o * c_all.tanh();
+  }
+
+  for_type(x.scalar_type(), [&](auto tag) {
+    using S = decltype(tag);
+    BackwardArgs<S> a{};
+    a.cell = layer.id;
+    a.sequence = sequence;
+    a.weights = weights_of<S>(layer);
+    a.h0 = data<S>(layer.h0);
+    a.c0 = data<S>(layer.c0);
+    a.y = data<S>(h_all);
+    a.c = data<S>(c_all);
+    a.slots = data<S>(kept_slots);
+    a.dy = data<S>(grad_y);
+    a.dh_n = data<S>(grad_h_n);
+    a.dc_n = data<S>(grad_c_n);
+    a.dc = data<S>(grad_c);
+    a.d_slots = data<S>(d);
+    a.dh = data<S>(dh);
+    a.dh0 = data<S>(dh0);
+    a.dc0 = data<S>(dc0);
+    run(a);
+  });
+
+  const int* x_slot = info.x_slot;
+  const int* h_slot = info.h_slot;
+  Tensor dx = none();
+  if (needs[0]) {
+    for_slot_runs(layer, x_slot, d, [&](int gate, int count, const Tensor& columns) {
+      const Tensor part = product(columns, layer.w_ih.narrow(0, gate * layer.H, count * layer.H));
+      dx = gate == 0 ? part : dx + part;
+    });
+    dx = dx.view(layer.sizes(layer.I));
+  }
+  Tensor dw_ih = none(), dw_hh = none(), db_ih = none(), db_hh = none(), dw_hr = none();
+  if (needs[1]) {
+    dw_ih = weight_gradient(layer, x_slot, d, layer.x.reshape({layer.rows, layer.I}));
+    if (h_prev.defined()) {
+      dw_hh = weight_gradient(layer, h_slot, d, h_prev);
+    } else {
+      // The state before each step is the output one step earlier, so nothing need be copied.
+      const int64_t others = layer.rows - layer.B;
+      const int64_t first = reverse ? others : 0, rest = reverse ? 0 : layer.B;
+      dw_hh = weight_gradient(layer, h_slot, d.narrow(0, first, layer.B), layer.h0);
+      if (others > 0) {
+        dw_hh += weight_gradient(layer, h_slot, d.narrow(0, rest, others),
+                                 h_all.narrow(0, layer.B - rest, others));
+      }
+    }
+    if (layer.b_ih.defined()) {
+      const Tensor sums = d.sum(0, /*keepdim=*/true);
+      db_ih = bias_gradient(layer, x_slot, sums);
+      db_hh = bias_gradient(layer, h_slot, sums);
+    }
+    if (projected) dw_hr = transposed_product(dh, m);
+  }
+  return {dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dw_hr};
+}
+
+}  // namespace
+}  // namespace fastrnn
+
+TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
+  m.impl("forward", fastrnn::forward);
+  m.impl("backward", fastrnn::backward);
+}

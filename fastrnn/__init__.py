@@ -1,0 +1,30 @@
+"""LSTM, GRU and RNN with fused kernels, in the place of torch.nn's by changing one word.
+
+Example:
+    >>> import torch, fastrnn
+    >>> layer = fastrnn.LSTM(8, 16)
+    >>> output, (h_n, c_n) = layer(torch.randn(5, 2, 8))
+    >>> isinstance(layer, torch.nn.LSTM)
+    True
+"""
+
+from fastrnn import _dynamo
+from fastrnn._build import build_info
+from fastrnn.explain import Explanation, explain
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Explanation",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "build_info",
+    "explain",
+]
+
+_dynamo.install()

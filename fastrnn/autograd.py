@@ -1,0 +1,150 @@
+"""Derivatives of a layer: one autograd.Function for every cell, and one for its own derivative."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn import ops, reference
+
+
+class Sequence(NamedTuple):
+    """What is not differentiated of a layer's arguments."""
+
+    cell: str
+    batch_sizes: Tensor | None
+    lengths: Tensor | None
+    reset: Tensor | None
+    reverse: bool
+
+
+class Layer(torch.autograd.Function):
+    """forward(cell, batch_sizes, lengths, reset, reverse, keep, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr).
+
+    Returns y, h_n, c_n and c as ``torch.ops.fastrnn.forward`` does.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        cell: str,
+        batch_sizes: Tensor | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        reverse: bool,
+        keep: int,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        y, h_n, c_n, c, slots = ops.forward(
+            cell, *tensors, batch_sizes, lengths, reset, reverse, keep
+        )
+        ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
+        ctx.cell, ctx.reverse = cell, reverse
+        ctx.set_materialize_grads(False)
+        if not ops.CELLS[cell]["has_c"]:
+            ctx.mark_non_differentiable(c_n, c)
+        return y, h_n, c_n, c
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        batch_sizes, lengths, reset, *saved = ctx.saved_tensors
+        tensors, kept = saved[:8], saved[8:]
+        needs = ctx.needs_input_grad[6:]
+        sequence = Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
+        which = (needs[0], any(needs[3:]))
+        # A graph of this backward is asked for only by create_graph, which compilers do not trace.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
+        else:
+            results = _backward(sequence, which, grads, tensors, kept)
+        return (None,) * 6 + tuple(
+            g if need else None for g, need in zip(results, needs, strict=True)
+        )
+
+
+def _backward(
+    sequence: Sequence,
+    needs: tuple[bool, bool],
+    grads: Any,
+    tensors: Any,
+    kept: Any,
+) -> tuple[Tensor, ...]:
+    cell, batch_sizes, lengths, reset, reverse = sequence
+    return ops.backward(
+        cell, *grads, *tensors, batch_sizes, lengths, reset, reverse, *kept, list(needs)
+    )
+
+
+class LayerBackward(torch.autograd.Function):
+    """The backward of :class:`Layer`, differentiable any number of times through the reference.
+
+    forward(sequence, needs, dy, dh_n, dc_n, dc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, y, c, slots).
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, sequence: Sequence, needs: tuple[bool, bool], *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        results = _backward(sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
+        ctx.sequence, ctx.needs = sequence, needs
+        ctx.save_for_backward(*tensors[:12])
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        third_order = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Aliases, so that gradients with respect to them are not cut short by how they were made.
+            saved = [
+                None if t is None else (t.view_as(t) if third_order else t.detach())
+                for t in ctx.saved_tensors
+            ]
+            for t in saved:
+                if t is not None and not t.requires_grad:
+                    t.requires_grad_()
+            outer, tensors = saved[:4], saved[4:]
+            cell, batch_sizes, lengths, reset, reverse = ctx.sequence
+            outputs = reference.layer(cell, *tensors, batch_sizes, lengths, reset, reverse)  # type: ignore[arg-type]
+            pairs = [
+                (o, g)
+                for o, g in zip(outputs, outer, strict=True)
+                if o is not None and g is not None
+            ]
+            inputs = [t for t in tensors if t is not None]
+            first = torch.autograd.grad(
+                [o for o, _ in pairs],
+                inputs,
+                [g for _, g in pairs],
+                create_graph=True,
+                materialize_grads=True,
+            )
+            given = iter(first)
+            by_input = [None if t is None else next(given) for t in tensors]
+            wanted = [
+                (f, g)
+                for f, g in zip(by_input, grads, strict=True)
+                if f is not None and g is not None and f.requires_grad
+            ]
+            variables = [t for t in saved if t is not None]
+            if wanted:
+                second = torch.autograd.grad(
+                    [f for f, _ in wanted],
+                    variables,
+                    [g for _, g in wanted],
+                    create_graph=third_order,
+                    allow_unused=True,
+                )
+            else:
+                second = (None,) * len(variables)
+        results = iter(second)
+        return (
+            None,
+            None,
+            *(None if t is None else next(results) for t in saved),
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,91 @@
+"""Which implementation would run a module on given arguments, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrnn import paths
+from fastrnn._build import build_info
+from fastrnn.nn.base import Recurrent
+from fastrnn.nn.cells import RecurrentCell
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of :func:`explain`; printing it gives one line.
+
+    Attributes:
+        path: "fused", "reference" or "torch" (see fastrnn/paths.py).
+        reason: why.
+        target: the CPU target whose kernels would run, or None.
+        dtype: what would be computed in, or None where torch.nn decides.
+    """
+
+    path: str
+    reason: str
+    target: str | None = None
+    dtype: torch.dtype | None = None
+
+    def __str__(self) -> str:
+        on = f" on {self.target}" if self.target else ""
+        in_dtype = f" in {str(self.dtype).removeprefix('torch.')}" if self.dtype else ""
+        return f"{self.path}{on}{in_dtype}: {self.reason}"
+
+
+def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
+    """Which path ``module(*args, **kwargs)`` would take here and now, and the reason.
+
+    Nothing is computed. Arguments that torch.nn would refuse are explained too: the path is "torch",
+    whose error they would raise.
+
+    Raises:
+        TypeError: the module is not one of fastrnn's.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> fastrnn.explain(fastrnn.GRU(3, 4), torch.zeros(5, 1, 3)).path
+        'fused'
+    """
+    if isinstance(module, Recurrent):
+        return _explain_layer(module, *args, **kwargs)
+    if isinstance(module, RecurrentCell):
+        return _explain_cell(module, *args, **kwargs)
+    raise TypeError(
+        f"explain takes a module of fastrnn, not a {type(module).__module__}.{type(module).__qualname__}"
+    )
+
+
+def _explain_layer(
+    module: Recurrent,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> Explanation:
+    call = module._arrange(input, hx, lengths, reset)
+    if call is None:
+        return Explanation("torch", "the arguments do not fit this module; torch.nn says how")
+    path = paths.choose(call.x)
+    if path.name == "torch" and (lengths is not None or reset is not None):
+        path = paths.REFERENCE
+    weight = module._layer_weights()[0][0]
+    dtype = paths.autocast_dtype(module.cell, call.x.device.type) or weight.dtype
+    return _explanation(path, call.x, dtype)
+
+
+def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanation:
+    if module._state(input, hx) is None:
+        if torch._C._is_any_autocast_enabled():
+            return Explanation("torch", "autocast is active, which torch.nn's cells follow")
+        return Explanation("torch", "the arguments do not fit this module; torch.nn says how")
+    return _explanation(paths.choose(input), input, input.dtype)
+
+
+def _explanation(path: paths.Path, x: Tensor, dtype: torch.dtype) -> Explanation:
+    target = build_info()["cpu_target"] if path.name == "fused" and x.device.type == "cpu" else None
+    return Explanation(path.name, path.reason, target, None if path.name == "torch" else dtype)

@@ -1,0 +1,6 @@
+"""Modules in the place of torch.nn's."""
+
+from fastrnn.nn.cells import GRUCell, LSTMCell, RNNCell
+from fastrnn.nn.layers import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]

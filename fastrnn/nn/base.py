@@ -1,0 +1,288 @@
+"""What LSTM, GRU and RNN share: from a user's arguments to the loop over layers, and back.
+
+Well-formed arguments are recognized here; all others go to torch.nn's own forward, whose errors are the
+right ones. Weights are looked up by name at every call, so that whatever replaces them (functional_call,
+parametrizations, pruning) is seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn import functional, ops, paths
+
+State = tuple[Tensor, Tensor | None]
+
+CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+
+
+class Call(NamedTuple):
+    """A forward call in the kernels' layout."""
+
+    x: Tensor  # [T, B, I], or [rows, I] packed
+    h0: Tensor | None  # [layers * directions, B, P]
+    c0: Tensor | None  # [layers * directions, B, H]
+    batch_sizes: Tensor | None
+    lengths: Tensor | None
+    reset: Tensor | None
+    unbatched: bool
+
+
+class Recurrent(nn.RNNBase):
+    """Mixed in before one of torch.nn's recurrent layers, gives it this package's forward."""
+
+    # What is kept from forward for backward: "full", or "lean", which keeps h and c only and computes
+    # the gates a second time.
+    memory: str = "full"
+
+    def __init__(self, *args: Any, memory: str = "full", **kwargs: Any) -> None:
+        if memory not in ("full", "lean"):
+            raise ValueError(f"memory should be 'full' or 'lean', got: {memory!r}")
+        super().__init__(*args, **kwargs)
+        if memory != "full":
+            self.memory = memory
+
+    @property
+    def cell(self) -> str:
+        """The name of this layer's cell in the registry."""
+        return CELL_OF_MODE[self.mode]
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Any:
+        call = self._arrange(input, hx, lengths, reset)
+        if call is None:
+            return super().forward(input, hx)
+        path = paths.choose(call.x)
+        if path.name == "torch":
+            if lengths is None and reset is None:
+                return super().forward(input, hx)
+            path = paths.REFERENCE
+        weights = self._layer_weights()
+        x, h0, c0 = call.x, call.h0, call.c0
+        if (dtype := paths.autocast_dtype(self.cell, x.device.type)) is None:
+            dtype = weights[0][0].dtype
+        if x.dtype != dtype or weights[0][0].dtype != dtype:
+            x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
+        if h0 is None:
+            h0, c0 = self._zeros(x, call)
+        y, h_n, c_n = functional.recurrent(
+            self.cell,
+            x,
+            h0,
+            c0,
+            weights,
+            directions=self._directions,
+            dropout=self.dropout if self.training else 0.0,
+            batch_sizes=call.batch_sizes,
+            lengths=call.lengths,
+            reset=call.reset,
+            keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
+            layer=functional.reference_layer
+            if path.name == "reference"
+            else functional.fused_layer,
+        )
+        return self._hand_back(input, y, h_n, c_n, call.unbatched)
+
+    def _layer_weights(self) -> list[functional.LayerWeights]:
+        """Parameters of every layer and direction as functional.LayerWeights."""
+        layers: list[functional.LayerWeights] = []
+        for names in self._all_weights:
+            found = [getattr(self, name) for name in names]
+            w_hr = found.pop() if self.proj_size > 0 else None
+            b_ih, b_hh = found[2:] if self.bias else (None, None)
+            layers.append((found[0], found[1], b_ih, b_hh, w_hr))
+        return layers
+
+    @staticmethod
+    def _cast(
+        dtype: torch.dtype,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weights: list[functional.LayerWeights],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, list[functional.LayerWeights]]:
+        def cast(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(dtype)
+
+        cast_weights = [tuple(cast(w) for w in layer) for layer in weights]
+        return x.to(dtype), cast(h0), cast(c0), cast_weights  # type: ignore[return-value]
+
+    def _zeros(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor | None]:
+        batch = _batch(x, call.batch_sizes)
+        count = self.num_layers * self._directions
+        h0 = x.new_zeros(count, batch, self.proj_size or self.hidden_size)
+        has_c = ops.CELLS[self.cell]["has_c"]
+        return h0, x.new_zeros(count, batch, self.hidden_size) if has_c else None
+
+    def _split_state(self, hx: Any) -> State:
+        """hx as h0 and c0; for cells with one state only, that and None."""
+        return hx, None
+
+    def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
+        return h_n
+
+    def _arrange(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+    ) -> Call | None:
+        """The call in the kernels' layout, or None where torch.nn must deal with it."""
+        if isinstance(input, PackedSequence):
+            if lengths is not None or reset is not None:
+                raise ValueError(
+                    "lengths and reset go with a padded batch, not with a PackedSequence"
+                )
+            return self._arrange_packed(input, hx)
+        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
+            return None
+        unbatched = input.dim() == 2
+        x = input.unsqueeze(1) if unbatched else input
+        if self.batch_first and not unbatched:
+            x = x.transpose(0, 1)
+        h0: Tensor | None = None
+        c0: Tensor | None = None
+        if hx is not None:
+            h0, c0 = self._split_state(hx)
+            for state in (h0, c0):
+                if state is not None and state.dim() != input.dim():
+                    return None
+            if unbatched:
+                h0 = h0.unsqueeze(1)
+                c0 = None if c0 is None else c0.unsqueeze(1)
+        if x.shape[0] == 0 or not self._fits(x, h0, c0, x.shape[1]):
+            return None
+        if lengths is not None or reset is not None:
+            lengths, reset = self._check_masks(x, unbatched, lengths, reset)
+        return Call(x, h0, c0, None, lengths, reset, unbatched)
+
+    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call:
+        x, batch_sizes, order, _ = input
+        h0: Tensor | None = None
+        c0: Tensor | None = None
+        if hx is not None:
+            h0, c0 = self._split_state(self.permute_hidden(hx, order))
+        if not self._fits(x, h0, c0, _batch(x, batch_sizes)):
+            # torch.nn.LSTM leaves a packed batch unchecked, and its kernels then read beyond memory.
+            self._update_flat_weights()
+            if hx is None:
+                self.check_input(x, batch_sizes)
+            else:
+                self.check_forward_args(x, self._join_state(h0, c0), batch_sizes)  # type: ignore[arg-type]
+            _check_alike(x, h0, c0)
+        return Call(x, h0, c0, batch_sizes, None, None, False)
+
+    def _fits(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, batch: int) -> bool:
+        """Sizes, dtypes and devices are as the kernels expect them."""
+        if x.shape[-1] != self.input_size:
+            return False
+        weight = getattr(self, self._flat_weights_names[0])
+        if weight.device != x.device:
+            return False
+        if weight.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+            return False
+        count = self.num_layers * self._directions
+        for state, size in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
+            if state is None:
+                continue
+            if state.shape != (count, batch, size) or state.device != x.device:
+                return False
+            if state.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+                return False
+        return True
+
+    def _check_masks(
+        self, x: Tensor, unbatched: bool, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """lengths and reset checked, in the layout of x [T, B, I]."""
+        steps, batch = x.shape[:2]
+        if lengths is not None:
+            if unbatched:
+                raise ValueError("lengths goes with a batch, not with unbatched input")
+            if lengths.shape != (batch,) or lengths.dtype != torch.int64:
+                raise ValueError(
+                    f"lengths should be an int64 tensor of shape ({batch},), got "
+                    f"{lengths.dtype} of shape {tuple(lengths.shape)}"
+                )
+        if reset is not None:
+            expected = (steps,) if unbatched else (steps, batch)
+            if self.batch_first and not unbatched:
+                expected = (batch, steps)
+            if reset.shape != expected or reset.dtype != torch.bool:
+                raise ValueError(
+                    f"reset should be a bool tensor of shape {expected}, got "
+                    f"{reset.dtype} of shape {tuple(reset.shape)}"
+                )
+            if unbatched:
+                reset = reset.unsqueeze(1)
+            elif self.batch_first:
+                reset = reset.transpose(0, 1)
+        for name, mask in (("lengths", lengths), ("reset", reset)):
+            if mask is not None and mask.device != x.device:
+                raise ValueError(
+                    f"{name} should be on {x.device} as the input is, got {mask.device}"
+                )
+        return lengths, reset
+
+    def _hand_back(
+        self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool
+    ) -> Any:
+        """Results in the user's layout."""
+        if isinstance(input, PackedSequence):
+            _, batch_sizes, order, back = input
+            packed = PackedSequence(y, batch_sizes, order, back)
+            return packed, self.permute_hidden(self._join_state(h_n, c_n), back)
+        if unbatched:
+            y, h_n = y.squeeze(1), h_n.squeeze(1)
+            c_n = None if c_n is None else c_n.squeeze(1)
+        elif self.batch_first:
+            y = y.transpose(0, 1)
+        return y, self._join_state(h_n, c_n)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch.nn's list of weights is a cache, and one of computed weights (a parametrization's) could
+        # not be copied.
+        state = super().__getstate__()
+        state["_flat_weights"] = []
+        return state
+
+    def __setstate__(self, d: dict[str, Any]) -> None:
+        super().__setstate__(d)
+        self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
+        self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in self._flat_weights]
+
+
+def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
+    return x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+
+
+def _check_alike(x: Tensor, *states: Tensor | None) -> None:
+    for state in states:
+        if state is None:
+            continue
+        if state.device != x.device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, found input tensor at "
+                f"{x.device} and hidden tensor at {state.device}"
+            )
+        if state.dtype != x.dtype:
+            raise RuntimeError(
+                "Input and hidden tensors are not the same dtype, found input tensor with "
+                f"{x.dtype} and hidden tensor with {state.dtype}"
+            )

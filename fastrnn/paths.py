@@ -1,0 +1,67 @@
+"""Which implementation serves a call, and why.
+
+fused      the kernels of this package
+reference  plain torch operators, step by step: what has no kernel but must work all the same
+torch      torch.nn's own implementation, its errors for bad input included
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+KERNEL_DEVICES = {"cpu", "meta"}
+
+
+@dataclass(frozen=True)
+class Path:
+    """An implementation and the reason for its choice."""
+
+    name: str
+    reason: str
+
+
+FUSED = Path("fused", "kernels serve this device and dtype")
+TRANSFORM = Path("reference", "a torch.func transform is active, and kernels are opaque to it")
+FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
+TRACING = Path("torch", "torch.jit is tracing")
+REFERENCE = Path(
+    "reference", "lengths and reset have no kernel here, and torch.nn does not know them"
+)
+
+
+def choose(x: Tensor) -> Path:
+    """The path for well-formed input x [T, B, I] or [rows, I], by what is true of it and around it."""
+    if not torch.compiler.is_compiling():
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return TRANSFORM
+        if forward_ad._current_level >= 0:
+            return FORWARD_AD
+        if torch.jit.is_tracing():
+            return TRACING
+    if x.dtype not in KERNEL_DTYPES:
+        return Path("reference", f"there are no kernels for {x.dtype}")
+    if x.device.type not in KERNEL_DEVICES:
+        return Path("torch", f"this build has no kernels for {x.device.type}")
+    return FUSED
+
+
+def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:
+    """The dtype that autocast computes this cell in, or None where it leaves it alone.
+
+    As torch does on a CPU: LSTM and RNN follow autocast, GRU does not.
+    """
+    if cell == "gru" and device_type == "cpu":
+        return None
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(
+        device_type
+    ):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
+__all__ = ["FUSED", "REFERENCE", "Path", "autocast_dtype", "choose"]

@@ -1,0 +1,111 @@
+"""Each cell in a few plain torch lines, and the loop over time around it: what the kernels must equal.
+
+Any dtype and device, differentiable any number of times and under any transform. Slow: it is the oracle
+of the tests, the way to second derivatives, and what runs where a kernel can't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+# One step. x_part = x w_ih' + b_ih and h_part = h w_hh' + b_hh, both [B, G * H]; h, c [B, H].
+Cell = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+def lstm(
+    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    i, f, g, o = (x_part + h_part).chunk(4, -1)
+    assert c is not None
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru(
+    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = x_part.chunk(3, -1), h_part.chunk(3, -1)
+    r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
+    n = (x_n + r * h_n).tanh()
+    return (1 - z) * n + z * h, None
+
+
+def rnn_tanh(
+    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    return (x_part + h_part).tanh(), None
+
+
+def rnn_relu(
+    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    return (x_part + h_part).relu(), None
+
+
+CELLS: dict[str, Cell] = {"lstm": lstm, "gru": gru, "rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu}
+
+
+def layer(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    w_hr: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """One layer in one direction; arguments and shapes as ``torch.ops.fastrnn.forward`` has them.
+
+    Returns:
+        h of every step, the last h, the last c, c of every step; None for a c the cell does not have.
+    """
+    x_parts = linear(x, w_ih, b_ih)
+    if batch_sizes is not None:
+        sizes = batch_sizes.tolist()
+        steps = list(x_parts.split(sizes))
+        resets = [None] * len(sizes) if reset is None else list(reset.split(sizes))
+    else:
+        steps = list(x_parts) if x.dim() == 3 else [x_parts]
+        resets = [None] * len(steps)
+        if reset is not None:
+            resets = list(reset) if x.dim() == 3 else [reset]
+    h, c = h0, c0
+    h_steps: list[Tensor] = [h] * len(steps)
+    c_steps: list[Tensor | None] = [c] * len(steps)
+    for t in reversed(range(len(steps))) if reverse else range(len(steps)):
+        rows = steps[t].shape[0]
+        h_in, c_in = h[:rows], None if c is None else c[:rows]
+        active = None if lengths is None else (t < lengths).unsqueeze(-1)
+        if (mask := resets[t]) is not None:
+            mask = mask.unsqueeze(-1)
+            if active is not None:
+                mask = mask & active
+            h_in = torch.where(mask, 0, h_in)
+            c_in = None if c_in is None else torch.where(mask, 0, c_in)
+        h_out, c_out = CELLS[cell](steps[t], linear(h_in, w_hh, b_hh), h_in, c_in)
+        if w_hr is not None:
+            h_out = linear(h_out, w_hr)
+        h_steps[t], c_steps[t] = h_out, c_out
+        if active is not None:
+            h_steps[t] = torch.where(active, h_out, 0)
+            h_out = torch.where(active, h_out, h_in)
+            if c_out is not None and c_in is not None:
+                c_steps[t] = torch.where(active, c_out, 0)
+                c_out = torch.where(active, c_out, c_in)
+        # Sequences of a packed batch that have ended, or not yet begun, keep their state.
+        h = torch.cat((h_out, h[rows:])) if rows < h.shape[0] else h_out
+        if c is not None and c_out is not None:
+            c = torch.cat((c_out, c[rows:])) if rows < c.shape[0] else c_out
+    join = torch.stack if x.dim() == 3 else torch.cat
+    y = join(h_steps)
+    return y, h, c, None if c is None else join([s for s in c_steps if s is not None])

@@ -1,0 +1,93 @@
+"""Build of the compiled part, fastrnn._C. What is to be built is in pyproject.toml.
+
+Environment:
+    FASTRNN_CUDA            auto (default), 0 or 1. auto builds the CUDA kernels where torch has CUDA and
+                            a toolkit is found; no GPU need be plugged in.
+    TORCH_CUDA_ARCH_LIST    architectures to build for; default: those of the GPUs here, else 8.0 and 9.0a
+    FASTRNN_SANITIZE        1: address and undefined-behavior sanitizers, for tests
+    MAX_JOBS                compilers at once
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+try:
+    import torch
+    from torch.utils import cpp_extension
+except ImportError:
+    sys.exit(
+        "fastrnn is built against the torch it will run with: install torch first, then "
+        "`pip install --no-build-isolation .`"
+    )
+
+CUDA_SOURCES = sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))
+
+
+def wants_cuda() -> bool:
+    choice = os.environ.get("FASTRNN_CUDA", "auto")
+    if choice not in ("auto", "0", "1"):
+        sys.exit(f"FASTRNN_CUDA must be auto, 0 or 1, not {choice!r}")
+    if choice == "0" or (choice == "auto" and not CUDA_SOURCES):
+        return False
+    missing = None
+    if torch.version.cuda is None:
+        missing = f"torch {torch.__version__} is a build without CUDA"
+    elif cpp_extension.CUDA_HOME is None:
+        missing = "no CUDA toolkit was found (set CUDA_HOME)"
+    if missing and choice == "1":
+        sys.exit(f"FASTRNN_CUDA=1, but {missing}")
+    return missing is None
+
+
+def arch_list() -> str:
+    """TORCH_CUDA_ARCH_LIST, or the architectures of the GPUs here, or a choice for none."""
+    if listed := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return listed
+    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    names = {f"{major}.{minor}{'a' if major == 9 else ''}" for major, minor in found}
+    return ";".join(sorted(names)) or "8.0;9.0a"
+
+
+def extension() -> object:
+    sources = [
+        "csrc/module.cpp",
+        "csrc/ops.cpp",
+        "csrc/torch_args.cpp",
+        "csrc/torch_cpu.cpp",
+        *sorted(str(p) for p in Path("csrc/cpu").rglob("*.cpp")),
+    ]
+    # Vector types are only passed between inlined functions, so that their calling convention, which
+    # depends on the instruction set, never matters (-Wno-psabi).
+    cxx = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+    cxx += ["-fno-math-errno", "-fno-trapping-math"]
+    link = ["-fopenmp"]
+    if os.environ.get("FASTRNN_SANITIZE") == "1":
+        cxx += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        link += ["-fsanitize=address,undefined"]
+    if not wants_cuda():
+        return cpp_extension.CppExtension(
+            "fastrnn._C",
+            sources,
+            extra_compile_args={"cxx": cxx},
+            extra_link_args=link,
+        )
+    archs = os.environ["TORCH_CUDA_ARCH_LIST"] = arch_list()
+    nvcc = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-lineinfo", "-Xptxas=-v"]
+    nvcc += ["-Xcompiler=-Wall", "-Werror=all-warnings"]
+    return cpp_extension.CUDAExtension(
+        "fastrnn._C",
+        [*sources, "csrc/torch_cuda.cpp", *CUDA_SOURCES],
+        define_macros=[("FASTRNN_CUDA_ARCHS", f'"{archs}"')],
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        extra_link_args=link,
+    )
+
+
+if platform.system() != "Linux":
+    sys.exit("fastrnn is built and tested on Linux only")
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
