@@ -18,8 +18,10 @@
 
 #ifdef __CUDACC__
 #define FASTRNN_INLINE __host__ __device__ __forceinline__
+#define FASTRNN_UNROLL _Pragma("unroll")
 #else
 #define FASTRNN_INLINE inline __attribute__((always_inline))
+#define FASTRNN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace fastrnn {
@@ -95,7 +97,7 @@ FASTRNN_INLINE ExpParts<V> exp_parts(V x) {
   Scalar inverse_factorial = 1;
   for (int i = 2; i < K::terms; ++i) inverse_factorial /= i;
   V sum = V{} + inverse_factorial;
-#pragma GCC unroll 16
+FASTRNN_UNROLL
   for (int i = K::terms - 1; i > 2; --i) {
     inverse_factorial *= i;
     sum = sum * r + inverse_factorial;
