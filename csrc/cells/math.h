@@ -18,9 +18,15 @@
 
 #ifdef __CUDACC__
 #define FASTRNN_INLINE __host__ __device__ __forceinline__
-#define FASTRNN_UNROLL _Pragma("unroll")
 #else
 #define FASTRNN_INLINE inline __attribute__((always_inline))
+#endif
+
+#ifdef __CUDA_ARCH__
+#define FASTRNN_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define FASTRNN_UNROLL
+#else
 #define FASTRNN_UNROLL _Pragma("GCC unroll 16")
 #endif
 

@@ -9,8 +9,11 @@ namespace fastrnn::cuda {
 namespace {
 
 // Chunks of this many bytes of pre-activations are computed at once: small beside an L2 cache, and
-// large enough to be a product of full speed.
-constexpr int64_t chunk_bytes = int64_t{32} << 20;
+// large enough to be a product of full speed. Tests set another, to have several chunks.
+#ifndef FASTRNN_CHUNK_BYTES
+#define FASTRNN_CHUNK_BYTES (int64_t{32} << 20)
+#endif
+constexpr int64_t chunk_bytes = FASTRNN_CHUNK_BYTES;
 
 // Takes arrays one after another out of one buffer; of none, measures how large it has to be.
 class Arena {

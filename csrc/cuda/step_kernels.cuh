@@ -216,7 +216,7 @@ struct CellForward {
 
 // The new h of a row of units, and how it is left for the next step.
 template <int N, class Storage>
-__device__ __forceinline__ void put_h(const NewH<Storage>& to, int64_t b, int64_t at, bool exists,
+__device__ __forceinline__ void put_h(const NewH<Storage>& to, int64_t at, bool exists,
                                       bool active, bool resets_next, Compute<Storage> (&h)[N]) {
   Compute<Storage> y[N];
 #pragma unroll
@@ -270,7 +270,7 @@ __global__ void __launch_bounds__(block_threads) cell_forward(CellForward<Storag
       store<N>(a.c + at, c);
     }
     if (!a.projected) {
-      put_h<N>(a.h, b, at, exists, active, resets_next, h);
+      put_h<N>(a.h, at, exists, active, resets_next, h);
     } else if (exists) {
       store<N>(a.projected + at, h);
     }
@@ -294,7 +294,7 @@ __global__ void projected_forward(ProjectedForward<Storage> a) {
     Compute<Storage> h[N];
     fill(h, Compute<Storage>{});
     if (active) load<N>(a.acc + at, h);
-    put_h<N>(a.h, b, at, b < a.now.batch, active, a.next.resets(b), h);
+    put_h<N>(a.h, at, b < a.now.batch, active, a.next.resets(b), h);
   });
 }
 

@@ -8,6 +8,8 @@
 #include <memory>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -169,18 +171,19 @@ void add_block(unsigned number, Cluster* cluster) {
   machine.blocks.push_back(std::move(block));
 }
 
+void prepare(Fiber& fiber, Stack& stack) {
+  fiber.stack = &stack;
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = stack.base;
+  fiber.context.uc_stack.ss_size = stack_bytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, main_of_fiber, 0);
+  machine.alive.push_back(&fiber);
+}
+
 // Runs the fibers there are until all have ended.
 void schedule() {
-  for (size_t i = 0; i < machine.fibers.size(); ++i) {
-    Fiber& fiber = *machine.fibers[i];
-    fiber.stack = &machine.stacks[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack->base;
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, main_of_fiber, 0);
-    machine.alive.push_back(&fiber);
-  }
+  for (size_t i = 0; i < machine.fibers.size(); ++i) prepare(*machine.fibers[i], machine.stacks[i]);
   std::vector<size_t> order;
   uint64_t idle_passes = 0;
   while (!machine.alive.empty()) {

@@ -1,0 +1,2 @@
+// The kernels' and drivers' own source, for the host.
+#include "cuda/step.cu"
