@@ -21,7 +21,16 @@ SOURCES = [
     CSRC / "cuda/emulation/emulation.cpp",
     CSRC / "torch_args.cpp",
 ]
-FLAGS = ["-std=c++20", "-O1", "-g", "-DFASTRNN_EMULATED", "-DFASTRNN_CHUNK_BYTES=2048", "-Wall", "-Wextra", "-Werror"]
+FLAGS = [
+    "-std=c++20",
+    "-O1",
+    "-g",
+    "-DFASTRNN_EMULATED",
+    "-DFASTRNN_CHUNK_BYTES=2048",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
 # nvcc's pragmas; and torch's headers are not ours to correct.
 FLAGS += ["-Wno-unknown-pragmas", "-Wno-psabi", f"-I{CSRC}"]
 
@@ -30,8 +39,8 @@ FLAGS += ["-Wno-unknown-pragmas", "-Wno-psabi", f"-I{CSRC}"]
 def ops() -> torch._ops._OpNamespace:
     """torch.ops.fastrnn_emulated, built on first use (half a minute).
 
-    FASTRNN_EMULATION_SANITIZE=1 in the environment: with the address sanitizer, whose library must have
-    been loaded with the process (see run_sanitized).
+    FASTRNN_EMULATION_SANITIZE=1 in the environment: with the address sanitizer, whose library must
+    have been loaded with the process (see run_sanitized).
     """
     sanitize = os.environ.get("FASTRNN_EMULATION_SANITIZE") == "1"
     name = "fastrnn_emulated_asan" if sanitize else "fastrnn_emulated"

@@ -101,6 +101,4 @@ def by_ops(ops: object, problem: Problem, keep: int = 2) -> tuple[Tensor, ...]:
         [True, True],
     )
     outs = (y, h_n, c_n, c) if problem.cell == "lstm" else (y, h_n)
-    return outs + tuple(
-        g for g, t in zip(grads, problem.tensors, strict=True) if t is not None
-    )
+    return outs + tuple(g for g, t in zip(grads, problem.tensors, strict=True) if t is not None)

@@ -1,4 +1,4 @@
-"""The step driver's kernels and time loops, emulated on the host, against float64 and the CPU's kernels."""
+"""The step driver's kernels and time loops, emulated, against float64 and the CPU's kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 KINDS = ("plain", "lengths", "packed", "reset", "lengths+reset", "packed+reset")
-# T, B, I, H: with and without wide accesses, one step, one row, several chunks of the input's product.
+# T, B, I, H: with and without wide accesses, one step, one row, several chunks of steps.
 SIZES = ((5, 3, 4, 7), (4, 5, 3, 8), (1, 2, 3, 4), (9, 1, 1, 1), (3, 33, 5, 36))
 
 
@@ -50,7 +50,10 @@ def test_absent_gradients_are_zero(cell: str, absent: int) -> None:
     if grads[absent] is None:
         pytest.skip(f"{cell} has no such output")
     got = problems.by_ops(
-        emulated.ops(), problems.Problem(cell, problem.tensors, problem.sequence, (*grads[:absent], None, *grads[absent + 1 :]))
+        emulated.ops(),
+        problems.Problem(
+            cell, problem.tensors, problem.sequence, (*grads[:absent], None, *grads[absent + 1 :])
+        ),
     )
     grads[absent] = torch.zeros_like(grads[absent])
     want = problems.by_ops(
