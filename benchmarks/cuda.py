@@ -193,10 +193,10 @@ def markdown(rows: list[Row], missing: list[Case], about: dict[str, str]) -> str
     head = "| variant | cell | dtype | pass | T | B | H | nn us | ours us | us a step | ratio |"
     lines += ["", head, "|---" * 11 + "|"]
     for r in sorted(rows, key=lambda r: (r.variant, r.cell, r.dtype, r.training, r.T, r.H, r.B)):
-        ours = min(r.ours_us, r.ours_graph_us)
+        ours, what = min(r.ours_us, r.ours_graph_us), "fwd+bwd" if r.training else "fwd"
         lines.append(
-            f"| {r.variant} | {r.cell} | {r.dtype} | {'fwd+bwd' if r.training else 'fwd'} | {r.T} | {r.B} "
-            f"| {r.H} | {min(r.nn_us, r.nn_graph_us):.0f} | {ours:.0f} | {ours / r.T:.2f} "
+            f"| {r.variant} | {r.cell} | {r.dtype} | {what} | {r.T} | {r.B} | {r.H} "
+            f"| {min(r.nn_us, r.nn_graph_us):.0f} | {ours:.0f} | {ours / r.T:.2f} "
             f"| {r.ratio:.2f} |"
         )
     lines += ["", f"Geometric mean of all rows: {geomean([r.ratio for r in rows]):.2f}"]

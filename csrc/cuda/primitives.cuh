@@ -12,6 +12,8 @@ namespace fastrnn::cuda {
 struct Shape {
   dim3 grid, block;
   int shared_bytes = 0;
+  unsigned cluster = 1;      // blocks of a cluster, along x
+  bool cooperative = false;  // all blocks are on the device together, or the launch fails
 };
 
 #ifdef FASTRNN_EMULATED
@@ -25,7 +27,8 @@ template <class Args>
 void launch(const char* /*name*/, void (*kernel)(Args), const Shape& shape, cudaStream_t,
             const Args& args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return;
-  emulation::run({shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes)},
+  emulation::run({shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), shape.cluster,
+                  shape.cooperative},
                  [&] { kernel(args); });
 }
 
@@ -50,8 +53,23 @@ template <class Args>
 void launch(const char* name, void (*kernel)(Args), const Shape& shape, cudaStream_t stream,
             const Args& args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return;
-  kernel<<<shape.grid, shape.block, shape.shared_bytes, stream>>>(args);
-  check(cudaGetLastError(), name);
+  if (shape.cluster == 1 && !shape.cooperative) {
+    kernel<<<shape.grid, shape.block, shape.shared_bytes, stream>>>(args);
+    return check(cudaGetLastError(), name);
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {shape.cluster, 1, 1};
+  attributes[1].id = cudaLaunchAttributeCooperative;
+  attributes[1].val.cooperative = shape.cooperative;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = shape.cluster > 1 ? attributes : attributes + 1;
+  config.numAttrs = (shape.cluster > 1) + shape.cooperative;
+  check(cudaLaunchKernelEx(&config, kernel, args), name);
 }
 
 inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t stream) {

@@ -583,7 +583,7 @@ struct Upload {
   int64_t values[most];
 };
 
-static __global__ void upload(Upload a) {
+[[maybe_unused]] static __global__ void upload(Upload a) {
   if (threadIdx.x < a.count) a.to[threadIdx.x] = a.values[threadIdx.x];
 }
 

@@ -18,6 +18,7 @@ SOURCES = [
     HERE / "emulated_ops.cpp",
     HERE / "emulated_kernels.cpp",
     HERE / "emulated_far.cpp",
+    HERE / "emulated_primitives.cpp",
     CSRC / "cuda/emulation/emulation.cpp",
     CSRC / "torch_args.cpp",
 ]

@@ -48,6 +48,7 @@ struct Block {
   unsigned number = 0;
   Cluster* cluster = nullptr;
   Barrier barrier;
+  Barrier named[16];
   std::unique_ptr<std::byte[]> shared;
   std::vector<Warp> warps;
 };
@@ -286,6 +287,11 @@ const dim3& grid_size() { return machine.launch->grid; }
 int lane() { return machine.current->number % warp_size; }
 
 std::byte* shared_memory() { return machine.current->block->shared.get(); }
+void sync_threads(int barrier, int threads) {
+  Barrier& named = machine.current->block->named[barrier];
+  named.expected = threads;
+  arrive_and_wait(named);
+}
 void sync_block() { arrive_and_wait(machine.current->block->barrier); }
 
 void sync_warp() {
@@ -309,6 +315,50 @@ void* map_shared(void* own, unsigned rank) {
   const ptrdiff_t offset = static_cast<std::byte*>(own) - shared_memory();
   if (rank >= machine.launch->cluster) throw std::runtime_error("emulation: no such block in the cluster");
   return machine.blocks[machine.current->block->cluster->first_block + rank]->shared.get() + offset;
+}
+
+namespace {
+
+struct MbarrierBits {
+  uint16_t phase, arrivals, missing;  // arrivals of every phase, and of this one still to come
+  int16_t units;                      // of 4 bytes, announced less stored
+};
+static_assert(sizeof(MbarrierBits) == sizeof(uint64_t));
+
+template <class Change>
+void change(uint64_t* barrier, Change body) {
+  MbarrierBits bits;
+  std::memcpy(&bits, barrier, sizeof bits);
+  body(bits);
+  if (bits.missing == 0 && bits.units == 0) {
+    bits.missing = bits.arrivals;
+    bits.phase ^= 1;
+  }
+  std::memcpy(barrier, &bits, sizeof bits);
+}
+
+}  // namespace
+
+void mbarrier_init(uint64_t* barrier, unsigned arrivals) {
+  const auto count = static_cast<uint16_t>(arrivals);
+  const MbarrierBits bits{0, count, count, 0};
+  std::memcpy(barrier, &bits, sizeof bits);
+}
+void mbarrier_arrive_expect(uint64_t* barrier, unsigned bytes) {
+  change(barrier, [&](MbarrierBits& bits) {
+    bits.missing = static_cast<uint16_t>(bits.missing - 1);
+    bits.units = static_cast<int16_t>(bits.units + static_cast<int>(bytes / 4));
+  });
+}
+void mbarrier_complete(uint64_t* barrier, unsigned bytes) {
+  change(barrier, [&](MbarrierBits& bits) {
+    bits.units = static_cast<int16_t>(bits.units - static_cast<int>(bytes / 4));
+  });
+}
+bool mbarrier_passed(const uint64_t* barrier, unsigned parity) {
+  MbarrierBits bits;
+  std::memcpy(&bits, barrier, sizeof bits);
+  return bits.phase != parity;
 }
 
 void wait_until(const std::function<bool()>& ready) {

@@ -69,6 +69,8 @@ int lane();
 std::byte* shared_memory();
 void sync_block();
 void sync_warp();
+// A barrier of some of the block's threads: as many as they say.
+void sync_threads(int barrier, int threads);
 
 // All lanes of the warp give `bytes` bytes (at most 64) and may read what each gave until the warp
 // exchanges again.
@@ -80,6 +82,13 @@ unsigned cluster_size();
 void sync_cluster();
 // The address in block `rank` of the cluster that corresponds to `own` in this block.
 void* map_shared(void* own, unsigned rank);
+
+// An mbarrier in 64 bits of shared memory.
+void mbarrier_init(uint64_t* barrier, unsigned arrivals);
+void mbarrier_arrive_expect(uint64_t* barrier, unsigned bytes);
+void mbarrier_complete(uint64_t* barrier, unsigned bytes);
+// Whether the phase of this parity has ended.
+bool mbarrier_passed(const uint64_t* barrier, unsigned parity);
 
 // Lets others run until `ready` holds.
 void wait_until(const std::function<bool()>& ready);
