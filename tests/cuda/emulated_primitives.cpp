@@ -1,4 +1,5 @@
 // Small kernels that try the emulation and the primitives themselves, some with a bug on demand.
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include "cuda/cluster.cuh"
