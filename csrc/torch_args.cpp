@@ -92,7 +92,8 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
   if (layer.reset.defined()) {
     TORCH_CHECK(layer.reset.scalar_type() == at::kBool && layer.reset.device() == x.device() &&
                     layer.reset.sizes() == at::IntArrayRef(layer.leading),
-                "fastrnn: reset must be bool of shape ", at::IntArrayRef(layer.leading), " on ", x.device());
+                "fastrnn: reset must be bool of shape ", at::IntArrayRef(layer.leading), " on ",
+                x.device());
     layer.reset = layer.reset.contiguous();
   }
 

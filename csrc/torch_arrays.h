@@ -53,8 +53,14 @@ struct SequenceOf : Sequence {
 
 template <class S>
 Weights<S> weights_of(const Layer& layer) {
-  return {layer.I,          layer.H,          layer.P,          data<S>(layer.w_ih),
-          data<S>(layer.w_hh), data<S>(layer.b_ih), data<S>(layer.b_hh), data<S>(layer.w_hr)};
+  return {layer.I,
+          layer.H,
+          layer.P,
+          data<S>(layer.w_ih),
+          data<S>(layer.w_hh),
+          data<S>(layer.b_ih),
+          data<S>(layer.b_hh),
+          data<S>(layer.w_hr)};
 }
 
 }  // namespace fastrnn

@@ -64,10 +64,10 @@ Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep) {
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
-    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
-    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-    const OptionalTensor& reset, bool reverse, int64_t keep) {
+    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
+    const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const OptionalTensor& reset,
+    bool reverse, int64_t keep) {
   const Layer layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const SequenceOf sequence(layer, reverse);
@@ -162,12 +162,12 @@ Tensor bias_gradient(const Layer& layer, const int* slots, const Tensor& sums) {
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
-    const OptionalTensor& dc_n, const OptionalTensor& dc, const Tensor& x, const Tensor& h0,
-    const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
-    const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
-    const OptionalTensor& lengths, const OptionalTensor& reset, bool reverse, const Tensor& y,
-    const Tensor& c, const Tensor& slots, std::array<bool, 2> needs) {
+    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+    const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c, const Tensor& slots,
+    std::array<bool, 2> needs) {
   const Layer layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const CellInfo& info = *layer.cell;
@@ -197,8 +197,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   }
   Tensor kept_slots = slots.contiguous();
   if (recompute) {
-    kept_slots = recompute_slots(
-        layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
+    kept_slots =
+        recompute_slots(layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
   }
   // Recomputed slots are nobody else's: their gradients may take their place.
   const Tensor d = recompute ? kept_slots : at::empty({layer.rows, info.slots * layer.H}, options);

@@ -32,8 +32,7 @@ class CuBlas final : public Blas {
     const bool tf32 = at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
     const int mode = tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
     TORCH_CUDABLAS_CHECK(cublasSetMathMode(
-        handle_,
-        static_cast<cublasMath_t>(mode | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
+        handle_, static_cast<cublasMath_t>(mode | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
   }
 
   // cuBLAS reads columns first, to which a row-major matrix is its transpose: c' = b' a'.
@@ -46,8 +45,7 @@ class CuBlas final : public Blas {
         handle_, op(p.b_transposed), op(p.a_transposed), p.n, p.m, p.k,
         wide ? static_cast<const void*>(&one_wide) : &one, p.b, data_type(p.type), p.b_row, p.a,
         data_type(p.type), p.a_row, wide ? static_cast<const void*>(&beta_wide) : &beta, p.c,
-        data_type(p.c_type), p.c_row, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-        CUBLAS_GEMM_DEFAULT));
+        data_type(p.c_type), p.c_row, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
   }
 
  private:

@@ -20,10 +20,10 @@ inline Tensor workspace_of(int64_t bytes, const Tensor& x) {
 
 template <class Gpu>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
-    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
-    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-    const OptionalTensor& reset, bool reverse, int64_t keep) {
+    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
+    const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const OptionalTensor& reset,
+    bool reverse, int64_t keep) {
   Gpu gpu(x);
   Layer layer = check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   layer.x = layer.x.contiguous();
@@ -64,12 +64,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
 
 template <class Gpu>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
-    const OptionalTensor& dc_n, const OptionalTensor& dc, const Tensor& x, const Tensor& h0,
-    const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
-    const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
-    const OptionalTensor& lengths, const OptionalTensor& reset, bool reverse, const Tensor& y,
-    const Tensor& c, const Tensor& slots, std::array<bool, 2> needs) {
+    std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+    const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c, const Tensor& slots,
+    std::array<bool, 2> needs) {
   Gpu gpu(x);
   Layer layer = check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   layer.x = layer.x.contiguous();
@@ -93,9 +93,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   const Tensor grad_c = info.has_c ? gradient(dc, layer.sizes(layer.H), "dc") : Tensor();
   const Tensor all_y = given(y, layer.sizes(layer.P), "y");
   const Tensor all_c = info.has_c ? given(c, layer.sizes(layer.H), "c of every step") : Tensor();
-  const Tensor all_slots = slots.numel() == 0
-                               ? Tensor()
-                               : given(slots, layer.sizes(info.slots * layer.H), "slots");
+  const Tensor all_slots =
+      slots.numel() == 0 ? Tensor() : given(slots, layer.sizes(info.slots * layer.H), "slots");
 
   const Tensor dx = like(layer.x, needs[0]), dh0 = like(layer.h0), dc0 = like(layer.c0);
   const Tensor dw_ih = like(layer.w_ih, needs[1]), dw_hh = like(layer.w_hh, needs[1]);

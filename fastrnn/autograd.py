@@ -27,7 +27,7 @@ class Layer(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         cell: str,
         batch_sizes: Tensor | None,
@@ -37,9 +37,7 @@ class Layer(torch.autograd.Function):
         keep: int,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        y, h_n, c_n, c, slots = ops.forward(
-            cell, *tensors, batch_sizes, lengths, reset, reverse, keep
-        )
+        y, h_n, c_n, c, slots = ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, keep)
         ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
         ctx.cell, ctx.reverse = cell, reverse
         ctx.set_materialize_grads(False)
@@ -59,9 +57,7 @@ class Layer(torch.autograd.Function):
             results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
         else:
             results = _backward(sequence, which, grads, tensors, kept)
-        return (None,) * 6 + tuple(
-            g if need else None for g, need in zip(results, needs, strict=True)
-        )
+        return (None,) * 6 + tuple(g if need else None for g, need in zip(results, needs, strict=True))
 
 
 def _backward(
@@ -72,9 +68,7 @@ def _backward(
     kept: Any,
 ) -> tuple[Tensor, ...]:
     cell, batch_sizes, lengths, reset, reverse = sequence
-    return ops.backward(
-        cell, *grads, *tensors, batch_sizes, lengths, reset, reverse, *kept, list(needs)
-    )
+    return ops.backward(cell, *grads, *tensors, batch_sizes, lengths, reset, reverse, *kept, list(needs))
 
 
 class LayerBackward(torch.autograd.Function):
@@ -84,7 +78,7 @@ class LayerBackward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, sequence: Sequence, needs: tuple[bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         results = _backward(sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
@@ -107,12 +101,8 @@ class LayerBackward(torch.autograd.Function):
                     t.requires_grad_()
             outer, tensors = saved[:4], saved[4:]
             cell, batch_sizes, lengths, reset, reverse = ctx.sequence
-            outputs = reference.layer(cell, *tensors, batch_sizes, lengths, reset, reverse)  # type: ignore[arg-type]
-            pairs = [
-                (o, g)
-                for o, g in zip(outputs, outer, strict=True)
-                if o is not None and g is not None
-            ]
+            outputs: Any = reference.layer(cell, *tensors, batch_sizes, lengths, reset, reverse)  # type: ignore
+            pairs = [(o, g) for o, g in zip(outputs, outer, strict=True) if o is not None and g is not None]
             inputs = [t for t in tensors if t is not None]
             first = torch.autograd.grad(
                 [o for o, _ in pairs],
@@ -129,6 +119,7 @@ class LayerBackward(torch.autograd.Function):
                 if f is not None and g is not None and f.requires_grad
             ]
             variables = [t for t in saved if t is not None]
+            second: tuple[Tensor | None, ...] = (None,) * len(variables)
             if wanted:
                 second = torch.autograd.grad(
                     [f for f, _ in wanted],
@@ -137,8 +128,6 @@ class LayerBackward(torch.autograd.Function):
                     create_graph=third_order,
                     allow_unused=True,
                 )
-            else:
-                second = (None,) * len(variables)
         results = iter(second)
         return (
             None,

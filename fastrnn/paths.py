@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+KERNEL_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 KERNEL_DEVICES = {"cpu", "meta"}
 
 
@@ -29,9 +29,9 @@ FUSED = Path("fused", "kernels serve this device and dtype")
 TRANSFORM = Path("reference", "a torch.func transform is active, and kernels are opaque to it")
 FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
 TRACING = Path("torch", "torch.jit is tracing")
-REFERENCE = Path(
-    "reference", "lengths and reset have no kernel here, and torch.nn does not know them"
-)
+AUTOCAST = Path("torch", "autocast is active, which torch.nn's cells follow")
+MISFIT = Path("torch", "the arguments do not fit this module; torch.nn says how")
+REFERENCE = Path("reference", "lengths and reset have no kernel here, and torch.nn does not know them")
 
 
 def choose(x: Tensor) -> Path:
@@ -41,11 +41,11 @@ def choose(x: Tensor) -> Path:
             return TRANSFORM
         if forward_ad._current_level >= 0:
             return FORWARD_AD
-        if torch.jit.is_tracing():
+        if torch._C._is_tracing():
             return TRACING
     if x.dtype not in KERNEL_DTYPES:
         return Path("reference", f"there are no kernels for {x.dtype}")
-    if x.device.type not in KERNEL_DEVICES:
+    if not x.is_cpu and x.device.type not in KERNEL_DEVICES:
         return Path("torch", f"this build has no kernels for {x.device.type}")
     return FUSED
 
@@ -57,11 +57,6 @@ def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:
     """
     if cell == "gru" and device_type == "cpu":
         return None
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(
-        device_type
-    ):
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return None
     return torch.get_autocast_dtype(device_type)
-
-
-__all__ = ["FUSED", "REFERENCE", "Path", "autocast_dtype", "choose"]

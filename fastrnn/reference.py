@@ -16,33 +16,25 @@ from torch.nn.functional import linear
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 
 
-def lstm(
-    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def lstm(x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
     i, f, g, o = (x_part + h_part).chunk(4, -1)
     assert c is not None
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
 
 
-def gru(
-    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def gru(x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
     (x_r, x_z, x_n), (h_r, h_z, h_n) = x_part.chunk(3, -1), h_part.chunk(3, -1)
     r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
     n = (x_n + r * h_n).tanh()
     return (1 - z) * n + z * h, None
 
 
-def rnn_tanh(
-    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def rnn_tanh(x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return (x_part + h_part).tanh(), None
 
 
-def rnn_relu(
-    x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def rnn_relu(x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return (x_part + h_part).relu(), None
 
 

@@ -32,9 +32,8 @@ struct CellInfo {
 
 inline const CellInfo& cell_info(CellId id) {
   static const CellInfo table[] = {
-#define FASTRNN_CELL_INFO(name, type)                                               \
-  {#name,        type::gates, type::slots, type::x_slot, type::h_slot, type::has_c, \
-   type::keeps_slots},
+#define FASTRNN_CELL_INFO(name, type) \
+  {#name, type::gates, type::slots, type::x_slot, type::h_slot, type::has_c, type::keeps_slots},
       FASTRNN_CELLS(FASTRNN_CELL_INFO)
 #undef FASTRNN_CELL_INFO
   };

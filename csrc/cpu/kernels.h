@@ -22,25 +22,25 @@ constexpr int max_tile_vectors = 4;
 template <class Storage, class Operand, class Compute>
 struct CellForward {
   int rows;
-  int64_t units;         // of the block that exist, at most block
-  int64_t block, H;      // strides between gates, of acc and of the others
-  const Compute* acc;    // recurrent part [rows][gates][block]
+  int64_t units;       // of the block that exist, at most block
+  int64_t block, H;    // strides between gates, of acc and of the others
+  const Compute* acc;  // recurrent part [rows][gates][block]
   int64_t acc_row;
-  const Compute* pre;    // input's part [rows][gates * H]
+  const Compute* pre;  // input's part [rows][gates * H]
   int64_t pre_row;
-  const Compute* b_hh;   // [gates * H], added where the recurrent part has a slot of its own
-  const Compute* h_prev; // state that the cell reads and the one it writes, which may be the same
+  const Compute* b_hh;    // [gates * H], added where the recurrent part has a slot of its own
+  const Compute* h_prev;  // state that the cell reads and the one it writes, which may be the same
   Compute* h;
   int64_t h_row;
-  Operand* operand;      // the new h as the next product reads it, or null where that is h itself
+  Operand* operand;  // the new h as the next product reads it, or null where that is h itself
   int64_t operand_row;
-  Compute* c;            // updated in place
+  Compute* c;  // updated in place
   int64_t c_row;
-  Storage* y;            // null where a projection follows
+  Storage* y;  // null where a projection follows
   int64_t y_row;
-  Storage* c_out;        // or null
+  Storage* c_out;  // or null
   int64_t c_out_row;
-  Storage* slots;        // or null
+  Storage* slots;  // or null
   int64_t slots_row;
 };
 
@@ -49,24 +49,24 @@ template <class Storage, class Operand, class Compute>
 struct CellBackward {
   int rows;
   int64_t units, H;
-  const Compute* acc;      // product's part of dh [rows][block], or null for none
+  const Compute* acc;  // product's part of dh [rows][block], or null for none
   int64_t acc_row;
-  Compute* carry_h;        // in: the rest of dh; out: the part of dh_prev that needs no product
+  Compute* carry_h;  // in: the rest of dh; out: the part of dh_prev that needs no product
   int64_t carry_h_row;
-  Compute* carry_c;        // in: dc of later steps; out: dc_prev
+  Compute* carry_c;  // in: dc of later steps; out: dc_prev
   int64_t carry_c_row;
-  const Storage* dy;       // or null
+  const Storage* dy;  // or null
   int64_t dy_row;
-  const Storage* dc;       // or null
+  const Storage* dc;  // or null
   int64_t dc_row;
-  const Storage* slots;    // or null
-  int64_t slots_row;       // of slots and d_slots
+  const Storage* slots;  // or null
+  int64_t slots_row;     // of slots and d_slots
   const Storage *h, *h_prev;
   int64_t h_row, h_prev_row;
   const Storage *c, *c_prev;
   int64_t c_state_row, c_prev_row;
   Storage* d_slots;
-  Operand* operand;        // d_slots as the next product reads it
+  Operand* operand;                   // d_slots as the next product reads it
   int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
 };
 
@@ -80,8 +80,8 @@ struct Kernels {
 
   // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, 3 or 4 vectors of n.
   // panel_row: stride from k to k + k_step.
-  using Multiply = void (*)(int64_t k, const Operand* const* a, const Operand* panel,
-                            int64_t panel_row, Compute* acc, bool accumulate);
+  using Multiply = void (*)(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
+                            Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
 
   // The same from weights as they lie: column g * block + u of acc is the product with row g * H + u
@@ -90,8 +90,8 @@ struct Kernels {
                         int gates, int64_t H, int64_t units, int64_t block, Compute* acc);
 
   // Panel of one block of a product with w transposed: column g * block + u from row g * H + u of w.
-  void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H,
-                          int64_t units, int64_t block, Operand* panel);
+  void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
+                          int64_t block, Operand* panel);
   // Panel of one block of a product with w as it is: column u from column u of w.
   void (*pack)(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel);
 

@@ -36,8 +36,8 @@ struct Dot<BFloat16, float> {
 
 // Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
 template <int rows, int vectors, class Operand, class Compute>
-void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
-              Compute* acc, bool accumulate) {
+void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
+              bool accumulate) {
   using D = Dot<Operand, Compute>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4 / rows;
@@ -81,61 +81,56 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
   }
 }
 
-template <class Compute>
-FASTRNN_INLINE Compute sum_of(Vec<Compute> v) {
-  Compute total = 0;
+// `weight_rows` rows of w at once against `rows` rows of a, all read along k: a sum for every lane, and
+// then one vector of sums over lanes. Rows of w beyond `exist` are read as the last that exists.
+template <int rows, class Compute, class Operand, class Storage>
+FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                                       int64_t exist, Compute* acc, int64_t acc_row) {
+  constexpr int lanes = lanes_of<Compute>;
+  constexpr int weight_rows = lanes / rows;
+  Vec<Compute> sum[lanes] = {};
+  const Storage* row[weight_rows];
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes_of<Compute>; ++i) total += v[i];
-  return total;
-}
-
-// `weight_rows` rows of w at once against `rows` rows of a, all read along k.
-template <int rows, int weight_rows, class Compute, class Operand, class Storage>
-FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w,
-                                       int64_t w_row, Compute* acc, int64_t acc_row) {
-  Vec<Compute> sum[rows][weight_rows] = {};
+  for (int n = 0; n < weight_rows; ++n) row[n] = w + (n < exist ? n : exist - 1) * w_row;
   for_vectors<Compute>(k, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
     Vec<Compute> x[rows];
 #pragma GCC unroll 4
     for (int m = 0; m < rows; ++m) x[m] = load(a[m] + i, count);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int n = 0; n < weight_rows; ++n) {
-      const Vec<Compute> y = load(w + n * w_row + i, count);
+      const Vec<Compute> y = load(row[n] + i, count);
 #pragma GCC unroll 4
-      for (int m = 0; m < rows; ++m) sum[m][n] += x[m] * y;
+      for (int m = 0; m < rows; ++m) sum[m * weight_rows + n] += x[m] * y;
     }
   });
+  const Vec<Compute> total = sums<lanes>(sum);
 #pragma GCC unroll 4
   for (int m = 0; m < rows; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < weight_rows; ++n) acc[m * acc_row + n] = sum_of<Compute>(sum[m][n]);
+    memcpy(acc + m * acc_row, reinterpret_cast<const Compute*>(&total) + m * weight_rows,
+           weight_rows * sizeof(Compute));
   }
 }
 
 template <int rows, class Compute, class Operand, class Storage>
-void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
-                      int64_t H, int64_t units, int64_t block, Compute* acc) {
-  constexpr int weight_rows = rows == 1 ? 8 : 4;
+FASTRNN_INLINE void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                                     int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
+  constexpr int weight_rows = lanes_of<Compute> / rows;
   for (int g = 0; g < gates; ++g) {
-    int64_t u = 0;
-    for (; u + weight_rows <= units; u += weight_rows) {
-      multiply_rows_tile<rows, weight_rows>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u,
-                                            gates * block);
-    }
-    for (; u < units; ++u) {
-      multiply_rows_tile<rows, 1>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u,
-                                  gates * block);
+    for (int64_t u = 0; u < units; u += weight_rows) {
+      multiply_rows_tile<rows>(k, a, w + (g * H + u) * w_row, w_row, units - u, acc + g * block + u,
+                               gates * block);
     }
   }
 }
 
 template <class Storage, class Operand, class Compute>
-void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
-                   int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
-  for (; rows >= 4; rows -= 4, a += 4, acc += 4 * gates * block) {
-    multiply_rows_of<4>(k, a, w, w_row, gates, H, units, block, acc);
+void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
+                   int64_t H, int64_t units, int64_t block, Compute* acc) {
+  constexpr int most = lanes_of<Compute> < 4 ? lanes_of<Compute> : 4;
+  for (; rows >= most; rows -= most, a += most, acc += most * gates * block) {
+    multiply_rows_of<most>(k, a, w, w_row, gates, H, units, block, acc);
   }
-  if (rows >= 2) {
+  if (most > 2 && rows >= 2) {
     multiply_rows_of<2>(k, a, w, w_row, gates, H, units, block, acc);
     rows -= 2, a += 2, acc += 2 * gates * block;
   }

@@ -40,7 +40,7 @@ class TransposedProduct {
   int64_t blocks() const { return (H_ + block_ - 1) / block_; }
   int64_t units(int64_t j) const { return std::min(block_, H_ - j * block_); }
   int64_t columns() const { return gates_ * block_; }
-  int64_t tile_rows() const { return kernels_.tile_rows(vectors_); }
+  int64_t tile_rows() const { return packed() ? kernels_.tile_rows(vectors_) : max_tile_rows; }
   bool packed() const { return panels_ != nullptr; }
 
   void pack(int64_t j) const {
@@ -141,18 +141,16 @@ void for_tiles(Range rows, int64_t most, Body body) {
   }
 }
 
-// Which rows and which units each thread computes: all units of some sequences, which never wait for
-// each other, or some units of all sequences, each thread reading its own part of the weights only.
+// What threads share: the sequences, each thread going through all steps of its own without waiting for
+// others, or the units, each thread reading its own part of the weights and waiting at every step.
 struct Partition {
   int threads;
   bool by_batch;
 
-  Range batch(int64_t B, int id, int size) const { return by_batch ? part_of(B, id, size) : Range{0, B}; }
-  Range blocks(int64_t n, int id, int size) const { return by_batch ? Range{0, n} : part_of(n, id, size); }
+  int slices() const { return by_batch ? threads : 1; }
 };
 
 // weight_bytes: of the recurrent matrix. work: multiplications of a step and of the whole call.
-Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work,
-                           double work);
+Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work);
 
 }  // namespace fastrnn

@@ -107,28 +107,46 @@ void add_bias(int rows, int gates, int64_t units, int64_t block, int64_t H, cons
   }
 }
 
-// A vector's worth of rows of w, transposed into columns of the panel, lanes x lanes at a time: reads
-// and writes both run along cache lines.
+// Units of a panel's k: one number, or a pair as one word where products take pairs.
+template <class Operand, class Compute>
+using PanelWord = std::conditional_t<Dot<Operand, Compute>::k_step == 2, uint32_t, Compute>;
+
+// The numbers k, k + 1, .. of a row of w as panel words, zero beyond `count` numbers.
+template <class Operand, class Compute, class Storage>
+FASTRNN_INLINE Vec<PanelWord<Operand, Compute>> load_words(const Storage* from, int64_t count) {
+  constexpr int64_t most = lanes_of<Compute> * Dot<Operand, Compute>::k_step;
+  if constexpr (Dot<Operand, Compute>::k_step == 2) {
+    Vec<uint32_t> words{};
+    memcpy(&words, from, (count < most ? count : most) * sizeof(Storage));
+    return words;
+  } else {
+    return count < most ? load(from, count) : load(from, most);
+  }
+}
+
+// Squares of lanes x lanes words are transposed in registers, so that reads and writes both run along
+// cache lines.
 template <class Storage, class Operand, class Compute>
 void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
                      int64_t block, Operand* panel) {
-  constexpr int step = Dot<Operand, Compute>::k_step;
-  constexpr int tile = 16;
-  const int64_t columns = gates * block;
-  const int64_t padded = (k + step - 1) / step * step;
+  using Word = PanelWord<Operand, Compute>;
+  constexpr int lanes = lanes_of<Compute>, step = Dot<Operand, Compute>::k_step;
+  const int64_t columns = gates * block, words = (k + step - 1) / step;
   for (int g = 0; g < gates; ++g) {
-    for (int64_t u0 = 0; u0 < block; u0 += tile) {
-      const int64_t u1 = u0 + tile < block ? u0 + tile : block;
-      for (int64_t k0 = 0; k0 < padded; k0 += tile) {
-        const int64_t k1 = k0 + tile < padded ? k0 + tile : padded;
-        Operand square[tile][tile] = {};
-        for (int64_t u = u0; u < u1 && u < units; ++u) {
-          const Storage* from = w + (g * H + u) * w_row;
-          convert<Storage, Operand, Compute>((k1 < k ? k1 : k) - k0, from + k0, square[u - u0]);
+    for (int64_t u = 0; u < block; u += lanes) {
+      for (int64_t p = 0; p < words; p += lanes) {
+        Vec<Word> square[lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          const Storage* from = w + (g * H + u + i) * w_row + p * step;
+          square[i] = u + i < units ? load_words<Operand, Compute>(from, k - p * step) : Vec<Word>{};
         }
-        for (int64_t i = k0; i < k1; ++i) {
-          Operand* to = panel + i / step * columns * step + (g * block) * step + i % step;
-          for (int64_t u = u0; u < u1; ++u) to[u * step] = square[u - u0][i - k0];
+        transpose(square);
+        const int64_t rows = words - p < lanes ? words - p : lanes;
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          if (i >= rows) break;
+          memcpy(panel + ((p + i) * columns + g * block + u) * step, &square[i], sizeof(square[i]));
         }
       }
     }

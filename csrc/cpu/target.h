@@ -13,11 +13,11 @@
 
 namespace fastrnn {
 
-#define FASTRNN_VECTOR_LANES(scalar, integer)                                            \
-  template <>                                                                            \
-  struct Lanes<scalar __attribute__((vector_size(FASTRNN_VECTOR_BYTES)))> {              \
-    using Scalar = scalar;                                                               \
-    typedef integer Int __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));              \
+#define FASTRNN_VECTOR_LANES(scalar, integer)                               \
+  template <>                                                               \
+  struct Lanes<scalar __attribute__((vector_size(FASTRNN_VECTOR_BYTES)))> { \
+    using Scalar = scalar;                                                  \
+    typedef integer Int __attribute__((vector_size(FASTRNN_VECTOR_BYTES))); \
   };
 FASTRNN_VECTOR_LANES(float, int32_t)
 FASTRNN_VECTOR_LANES(double, int64_t)
@@ -39,9 +39,9 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
   k.k_step = Dot<Operand, Compute>::k_step;
   k.rows_3 = FASTRNN_ROWS_3;
   k.rows_4 = FASTRNN_ROWS_4;
-#define FASTRNN_TILE(vectors, rows)                                                           \
-  if constexpr (rows <= (vectors == 3 ? FASTRNN_ROWS_3 : FASTRNN_ROWS_4)) {                   \
-    k.multiply[vectors][rows] = multiply<rows, vectors, Operand, Compute>;                    \
+#define FASTRNN_TILE(vectors, rows)                                         \
+  if constexpr (rows <= (vectors == 3 ? FASTRNN_ROWS_3 : FASTRNN_ROWS_4)) { \
+    k.multiply[vectors][rows] = multiply<rows, vectors, Operand, Compute>;  \
   }
 #define FASTRNN_TILES(rows) FASTRNN_TILE(3, rows) FASTRNN_TILE(4, rows)
   FASTRNN_TILES(1)
@@ -62,8 +62,8 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
   k.to_operand = convert<Storage, Operand, Compute>;
   k.round_to_operand = convert<Compute, Operand, Compute>;
   k.add_bias = add_bias<Compute>;
-#define FASTRNN_CELL_KERNELS(name, type)                                                      \
-  k.forward[static_cast<int>(CellId::name)] = cell_forward<type, Storage, Operand, Compute>;  \
+#define FASTRNN_CELL_KERNELS(name, type)                                                     \
+  k.forward[static_cast<int>(CellId::name)] = cell_forward<type, Storage, Operand, Compute>; \
   k.backward[static_cast<int>(CellId::name)] = cell_backward<type, Storage, Operand, Compute>;
   FASTRNN_CELLS(FASTRNN_CELL_KERNELS)
 #undef FASTRNN_CELL_KERNELS

@@ -140,8 +140,7 @@ __device__ __forceinline__ uint32_t map_shared(const void* own, unsigned rank) {
 }
 
 __device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, unsigned arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(arrivals)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
                : "memory");
 }
 // Makes initialized barriers known to the cluster; a sync_cluster has to follow.
@@ -149,8 +148,7 @@ __device__ __forceinline__ void mbarrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 __device__ __forceinline__ void mbarrier_arrive_expect(Mbarrier* barrier, unsigned bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(bytes)
                : "memory");
 }
@@ -168,22 +166,19 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier* barrier, unsigned parity
 }
 
 // Stores a value where `to` corresponds to in block `rank`, and its size as arrived at `barrier` there.
-__device__ __forceinline__ void send(void* to, unsigned rank, const Words4& value,
-                                     Mbarrier* barrier) {
+__device__ __forceinline__ void send(void* to, unsigned rank, const Words4& value, Mbarrier* barrier) {
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::
-          "r"(map_shared(to, rank)),
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+          map_shared(to, rank)),
       "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]), "r"(value.word[3]),
       "r"(map_shared(barrier, rank))
       : "memory");
 }
-__device__ __forceinline__ void send(void* to, unsigned rank, const Words2& value,
-                                     Mbarrier* barrier) {
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-          map_shared(to, rank)),
-      "r"(value.word[0]), "r"(value.word[1]), "r"(map_shared(barrier, rank))
-      : "memory");
+__device__ __forceinline__ void send(void* to, unsigned rank, const Words2& value, Mbarrier* barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+                   map_shared(to, rank)),
+               "r"(value.word[0]), "r"(value.word[1]), "r"(map_shared(barrier, rank))
+               : "memory");
 }
 
 #endif
@@ -195,12 +190,12 @@ __device__ __forceinline__ void send(void* to, unsigned rank, const Words2& valu
 //   acc: columns 2 * word and 2 * word + 1 of row `row`, then of row `row + 8`
 template <class Storage>
 __device__ __forceinline__ void mma(float (&acc)[4], const Words4& a, const Words2& b) {
-#define FASTRNN_MMA(shape, type)                                                           \
-  asm("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 "                      \
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                    \
-      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])                             \
-      : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]),    \
-        "r"(b.word[1]))
+#define FASTRNN_MMA(shape, type)                                        \
+  asm("mma.sync.aligned." shape ".row.col.f32." type "." type           \
+      ".f32 "                                                           \
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])          \
+      : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), "r"(b.word[1]))
   if constexpr (std::is_same_v<Storage, BFloat16>) {
     FASTRNN_MMA("m16n8k16", "bf16");
   } else if constexpr (std::is_same_v<Storage, Half>) {

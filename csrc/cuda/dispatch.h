@@ -20,7 +20,7 @@ struct Problem {
 template <class Args>
 Problem problem_of(const Args& a, Pass pass) {
   using Storage = std::remove_cvref_t<decltype(*a.weights.w_ih)>;
-  return {a.cell,      type_of<Storage>, pass,        a.sequence.T,        a.sequence.B,
+  return {a.cell,      type_of<Storage>, pass,        a.sequence.T,      a.sequence.B,
           a.weights.I, a.weights.H,      a.weights.P, a.sequence.plain()};
 }
 
@@ -34,9 +34,9 @@ struct Driver {
 };
 
 template <class Storage>
-inline constexpr Driver<Storage> step_driver = {
-    "step", step_forward_workspace<Storage>, step_backward_workspace<Storage>, step_forward<Storage>,
-    step_backward<Storage>};
+inline constexpr Driver<Storage> step_driver = {"step", step_forward_workspace<Storage>,
+                                                step_backward_workspace<Storage>, step_forward<Storage>,
+                                                step_backward<Storage>};
 
 // The step driver serves every problem; rows of faster ones, each with the figures it was measured by,
 // come before it.

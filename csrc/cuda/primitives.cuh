@@ -27,14 +27,12 @@ template <class Args>
 void launch(const char* /*name*/, void (*kernel)(Args), const Shape& shape, cudaStream_t,
             const Args& args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return;
-  emulation::run({shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), shape.cluster,
-                  shape.cooperative},
-                 [&] { kernel(args); });
+  emulation::run(
+      {shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), shape.cluster, shape.cooperative},
+      [&] { kernel(args); });
 }
 
-inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t) {
-  memcpy(to, from, bytes);
-}
+inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t) { memcpy(to, from, bytes); }
 
 #else
 
@@ -54,7 +52,7 @@ void launch(const char* name, void (*kernel)(Args), const Shape& shape, cudaStre
             const Args& args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return;
   if (shape.cluster == 1 && !shape.cooperative) {
-    kernel<<<shape.grid, shape.block, shape.shared_bytes, stream>>>(args);
+    kernel<<<shape.grid, shape.block, shape.shared_bytes, stream> > >(args);
     return check(cudaGetLastError(), name);
   }
   cudaLaunchAttribute attributes[2] = {};

@@ -100,8 +100,8 @@ class Pass {
 
   // Kernels in a version for aligned rows of `units` numbers, and in one for any.
   template <class Args>
-  void spread_over(const char* name, void (*wide)(Args), void (*narrow)(Args), int64_t rows,
-                   int64_t units, const Args& args) {
+  void spread_over(const char* name, void (*wide)(Args), void (*narrow)(Args), int64_t rows, int64_t units,
+                   const Args& args) {
     constexpr int N = vector_width<Storage>;
     const bool is_wide = wide_ && units % N == 0;
     launch(name, is_wide ? wide : narrow, spread(rows, units, is_wide ? N : 1), stream_, args);
@@ -143,8 +143,8 @@ class Pass {
 template <class Cell, class Storage>
 class Forward : Pass<Cell, Storage> {
   using Base = Pass<Cell, Storage>;
-  using typename Base::Number;
   using Base::B_, Base::G, Base::H_, Base::P_, Base::q_, Base::S, Base::T_, Base::w_;
+  using typename Base::Number;
 
  public:
   Forward(const ForwardArgs<Storage>& args, void* workspace, Blas* blas, cudaStream_t stream)
@@ -216,31 +216,30 @@ class Forward : Pass<Cell, Storage> {
                               c_,
                               a_.c ? a_.c + row * H_ : nullptr,
                               a_.slots ? a_.slots + row * S * H_ : nullptr};
-    this->spread_over("cell_forward", cell_forward<N, Cell, Storage>, cell_forward<1, Cell, Storage>,
-                      rows, H_, cell);
+    this->spread_over("cell_forward", cell_forward<N, Cell, Storage>, cell_forward<1, Cell, Storage>, rows,
+                      H_, cell);
     if (!this->projects()) return;
     this->multiply(now.batch, P_, H_, output_, H_, false, w_.w_hr, H_, true, projected_, P_);
-    this->spread_over("projected_forward", projected_forward<N, Storage>,
-                      projected_forward<1, Storage>, rows, P_,
-                      ProjectedForward<Storage>{rows, P_, now, next, projected_, h});
+    this->spread_over("projected_forward", projected_forward<N, Storage>, projected_forward<1, Storage>,
+                      rows, P_, ProjectedForward<Storage>{rows, P_, now, next, projected_, h});
   }
 
   const ForwardArgs<Storage> a_;
-  Number* input_;               // [rows of a chunk, G * H]
-  Number* recurrent_;           // [B, G * H]
-  Number* h_;                   // [B, P]
-  Number* c_ = nullptr;         // [B, H]
-  Storage* operand_ = nullptr;  // [B, P] h as products read it, where h_ is of another type
-  Storage* output_ = nullptr;   // [B, H] the cell's output, where it is projected
+  Number* input_;                // [rows of a chunk, G * H]
+  Number* recurrent_;            // [B, G * H]
+  Number* h_;                    // [B, P]
+  Number* c_ = nullptr;          // [B, H]
+  Storage* operand_ = nullptr;   // [B, P] h as products read it, where h_ is of another type
+  Storage* output_ = nullptr;    // [B, H] the cell's output, where it is projected
   Number* projected_ = nullptr;  // [B, P]
 };
 
 template <class Cell, class Storage>
 class Backward : Pass<Cell, Storage> {
   using Base = Pass<Cell, Storage>;
-  using typename Base::Number;
   using Base::B_, Base::G, Base::H_, Base::I_, Base::P_, Base::q_, Base::S, Base::T_, Base::w_;
   using Base::columns;
+  using typename Base::Number;
 
  public:
   Backward(const BackwardArgs<Storage>& args, void* workspace, Blas* blas, cudaStream_t stream)
@@ -311,9 +310,7 @@ class Backward : Pass<Cell, Storage> {
   }
   int64_t parts() const { return (q_.rows + rows_a_part() - 1) / rows_a_part(); }
 
-  DeviceSequence device_sequence() const {
-    return {T_, B_, first_, q_.lengths, q_.reset, q_.reverse};
-  }
+  DeviceSequence device_sequence() const { return {T_, B_, first_, q_.lengths, q_.reset, q_.reverse}; }
 
   void gather_states() {
     for (int64_t t = 0; first_ && t <= T_; t += Upload::most) {
@@ -341,11 +338,10 @@ class Backward : Pass<Cell, Storage> {
       this->project_input(a_.x + chunk.first * I_, chunk.rows, input_);
       this->multiply(chunk.rows, G * H_, P_, h_prev, P_, false, w_.w_hh, P_, true, recurrent_, G * H_);
       if (Cell::has_c) gather_rows(chunk.first, chunk.rows, H_, a_.c, a_.c0, c_prev_);
-      this->spread_over("recompute", recompute<N, Cell, Storage>, recompute<1, Cell, Storage>,
-                        chunk.rows, H_,
-                        Recompute<Storage>{chunk.rows, H_, input_, recurrent_, w_.b_ih, w_.b_hh,
-                                           this->projects() ? nullptr : h_prev, c_prev_,
-                                           d_ + chunk.first * S * H_});
+      this->spread_over(
+          "recompute", recompute<N, Cell, Storage>, recompute<1, Cell, Storage>, chunk.rows, H_,
+          Recompute<Storage>{chunk.rows, H_, input_, recurrent_, w_.b_ih, w_.b_hh,
+                             this->projects() ? nullptr : h_prev, c_prev_, d_ + chunk.first * S * H_});
     }
   }
 
@@ -390,10 +386,10 @@ class Backward : Pass<Cell, Storage> {
                                a_.h0,
                                a_.c0,
                                d};
-    this->spread_over("cell_backward", cell_backward<N, Cell, Storage>,
-                      cell_backward<1, Cell, Storage>, rows, H_, cell);
-    this->multiply(now.batch, P_, G * H_, d + columns.h_start * H_, S * H_, false, w_.w_hh, P_, false,
-                   acc_, P_);
+    this->spread_over("cell_backward", cell_backward<N, Cell, Storage>, cell_backward<1, Cell, Storage>,
+                      rows, H_, cell);
+    this->multiply(now.batch, P_, G * H_, d + columns.h_start * H_, S * H_, false, w_.w_hh, P_, false, acc_,
+                   P_);
   }
 
   void input_gradient() {
@@ -449,20 +445,20 @@ class Backward : Pass<Cell, Storage> {
   }
 
   const BackwardArgs<Storage> a_;
-  Storage* d_;                    // [rows, S * H] gradients of the slots, by Columns
-  Number* acc_;                   // [B, P] recurrent product of the step computed after
-  Number* carry_h_;               // [B, P]
-  Number* carry_c_ = nullptr;     // [B, H]
-  Storage* dh_ = nullptr;         // [rows, P] gradient of a projected h
-  Number* d_output_ = nullptr;    // [B, H] gradient of the cell's output, where it is projected
-  Storage* output_ = nullptr;     // [rows, H] the cell's output
-  Storage* h_prev_ = nullptr;     // [rows, P]
-  int64_t* first_ = nullptr;      // [T + 1]
-  Number* input_ = nullptr;       // [rows of a chunk, G * H]
-  Number* recurrent_ = nullptr;   // [rows of a chunk, G * H]
-  Storage* c_prev_ = nullptr;     // [rows of a chunk, H]
-  Storage* w_x_ = nullptr;        // [G * H, I] w_ih in the order of d's columns
-  Number* partial_ = nullptr;     // [parts, S * H]
+  Storage* d_;                   // [rows, S * H] gradients of the slots, by Columns
+  Number* acc_;                  // [B, P] recurrent product of the step computed after
+  Number* carry_h_;              // [B, P]
+  Number* carry_c_ = nullptr;    // [B, H]
+  Storage* dh_ = nullptr;        // [rows, P] gradient of a projected h
+  Number* d_output_ = nullptr;   // [B, H] gradient of the cell's output, where it is projected
+  Storage* output_ = nullptr;    // [rows, H] the cell's output
+  Storage* h_prev_ = nullptr;    // [rows, P]
+  int64_t* first_ = nullptr;     // [T + 1]
+  Number* input_ = nullptr;      // [rows of a chunk, G * H]
+  Number* recurrent_ = nullptr;  // [rows of a chunk, G * H]
+  Storage* c_prev_ = nullptr;    // [rows of a chunk, H]
+  Storage* w_x_ = nullptr;       // [G * H, I] w_ih in the order of d's columns
+  Number* partial_ = nullptr;    // [parts, S * H]
 };
 
 // Calls body with a value of the cell's type.
@@ -496,25 +492,21 @@ int64_t step_backward_workspace(const BackwardArgs<Storage>& args) {
 }
 
 template <class Storage>
-void step_forward(const ForwardArgs<Storage>& args, void* workspace, Blas& blas,
-                  cudaStream_t stream) {
-  with_cell(args.cell, [&](auto cell) {
-    Forward<decltype(cell), Storage>(args, workspace, &blas, stream).run();
-  });
+void step_forward(const ForwardArgs<Storage>& args, void* workspace, Blas& blas, cudaStream_t stream) {
+  with_cell(args.cell,
+            [&](auto cell) { Forward<decltype(cell), Storage>(args, workspace, &blas, stream).run(); });
 }
 
 template <class Storage>
-void step_backward(const BackwardArgs<Storage>& args, void* workspace, Blas& blas,
-                   cudaStream_t stream) {
-  with_cell(args.cell, [&](auto cell) {
-    Backward<decltype(cell), Storage>(args, workspace, &blas, stream).run();
-  });
+void step_backward(const BackwardArgs<Storage>& args, void* workspace, Blas& blas, cudaStream_t stream) {
+  with_cell(args.cell,
+            [&](auto cell) { Backward<decltype(cell), Storage>(args, workspace, &blas, stream).run(); });
 }
 
-#define FASTRNN_STEP(Storage)                                                               \
-  template int64_t step_forward_workspace(const ForwardArgs<Storage>&);                     \
-  template int64_t step_backward_workspace(const BackwardArgs<Storage>&);                   \
-  template void step_forward(const ForwardArgs<Storage>&, void*, Blas&, cudaStream_t);      \
+#define FASTRNN_STEP(Storage)                                                          \
+  template int64_t step_forward_workspace(const ForwardArgs<Storage>&);                \
+  template int64_t step_backward_workspace(const BackwardArgs<Storage>&);              \
+  template void step_forward(const ForwardArgs<Storage>&, void*, Blas&, cudaStream_t); \
   template void step_backward(const BackwardArgs<Storage>&, void*, Blas&, cudaStream_t);
 FASTRNN_STEP(float)
 FASTRNN_STEP(double)

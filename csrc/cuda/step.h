@@ -19,10 +19,8 @@ template <class Storage>
 int64_t step_backward_workspace(const BackwardArgs<Storage>& args);
 
 template <class Storage>
-void step_forward(const ForwardArgs<Storage>& args, void* workspace, Blas& blas,
-                  cudaStream_t stream);
+void step_forward(const ForwardArgs<Storage>& args, void* workspace, Blas& blas, cudaStream_t stream);
 template <class Storage>
-void step_backward(const BackwardArgs<Storage>& args, void* workspace, Blas& blas,
-                   cudaStream_t stream);
+void step_backward(const BackwardArgs<Storage>& args, void* workspace, Blas& blas, cudaStream_t stream);
 
 }  // namespace fastrnn::cuda

@@ -61,9 +61,9 @@ struct DeviceSequence {
 template <class Cell>
 struct Columns {
   int of_slot[Cell::slots] = {};
-  int x_gate[Cell::gates] = {};      // gate of column i of the input's product, which starts at 0
-  int h_start = 0;                   // first column of the recurrent product,
-  bool h_in_order = true;            // and whether its columns are the gates in order
+  int x_gate[Cell::gates] = {};  // gate of column i of the input's product, which starts at 0
+  int h_start = 0;               // first column of the recurrent product,
+  bool h_in_order = true;        // and whether its columns are the gates in order
   int x_slot[Cell::gates] = {}, h_slot[Cell::gates] = {};
 
   constexpr Columns() {
@@ -131,9 +131,9 @@ __device__ __forceinline__ void add(const Storage* from, Compute<Storage> (&to)[
 // Pre-activations of every slot at a unit, from both products and both biases ([G * H] each).
 template <int N, class Cell, class Storage>
 __device__ __forceinline__ void pre_activations(const Compute<Storage>* input,
-                                                const Compute<Storage>* recurrent,
-                                                const Storage* b_ih, const Storage* b_hh, int64_t H,
-                                                int64_t u, Compute<Storage> (&s)[Cell::slots][N]) {
+                                                const Compute<Storage>* recurrent, const Storage* b_ih,
+                                                const Storage* b_hh, int64_t H, int64_t u,
+                                                Compute<Storage> (&s)[Cell::slots][N]) {
   constexpr Columns<Cell> columns;
 #pragma unroll
   for (int i = 0; i < Cell::slots; ++i) fill(s[i], Compute<Storage>{});
@@ -151,10 +151,10 @@ __device__ __forceinline__ void pre_activations(const Compute<Storage>* input,
 template <class Storage>
 struct StateIn {
   int64_t rows, width;
-  const Storage* from;       // [rows, width], or null for zero
-  StepRows next;             // where this step resets, the state is zero
-  Compute<Storage>* state;   // [rows, width]
-  Storage* operand;          // [rows, width] the same as products read it, or null
+  const Storage* from;      // [rows, width], or null for zero
+  StepRows next;            // where this step resets, the state is zero
+  Compute<Storage>* state;  // [rows, width]
+  Storage* operand;         // [rows, width] the same as products read it, or null
 };
 
 template <int N, class Storage>
@@ -175,8 +175,8 @@ struct StateOut {
   const Compute<Storage>* state;  // [rows, width]
   const Compute<Storage>* acc;    // [acc_rows, width] to be added, or null
   int64_t acc_rows;
-  StepRows after;                 // where this step resets, nothing is added
-  Storage* to;                    // [rows, width]
+  StepRows after;  // where this step resets, nothing is added
+  Storage* to;     // [rows, width]
 };
 
 template <int N, class Storage>
@@ -202,22 +202,22 @@ struct NewH {
 
 template <class Storage>
 struct CellForward {
-  int64_t rows, H;                       // rows of this step and the next
+  int64_t rows, H;  // rows of this step and the next
   StepRows now, next;
-  const Compute<Storage>* input;         // [now.batch, G * H]
-  const Compute<Storage>* recurrent;     // [now.batch, G * H]
-  const Storage *b_ih, *b_hh;            // [G * H] or null
-  NewH<Storage> h;                       // null where a projection follows
-  Storage* projected;                    // [now.batch, H] the cell's output, where one follows
-  Compute<Storage>* c;                   // [B, H]
-  Storage* c_out;                        // [now.batch, H] or null
-  Storage* slots;                        // [now.batch, S * H] or null
+  const Compute<Storage>* input;      // [now.batch, G * H]
+  const Compute<Storage>* recurrent;  // [now.batch, G * H]
+  const Storage *b_ih, *b_hh;         // [G * H] or null
+  NewH<Storage> h;                    // null where a projection follows
+  Storage* projected;                 // [now.batch, H] the cell's output, where one follows
+  Compute<Storage>* c;                // [B, H]
+  Storage* c_out;                     // [now.batch, H] or null
+  Storage* slots;                     // [now.batch, S * H] or null
 };
 
 // The new h of a row of units, and how it is left for the next step.
 template <int N, class Storage>
-__device__ __forceinline__ void put_h(const NewH<Storage>& to, int64_t at, bool exists,
-                                      bool active, bool resets_next, Compute<Storage> (&h)[N]) {
+__device__ __forceinline__ void put_h(const NewH<Storage>& to, int64_t at, bool exists, bool active,
+                                      bool resets_next, Compute<Storage> (&h)[N]) {
   Compute<Storage> y[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) y[i] = active ? h[i] : Compute<Storage>{};
@@ -240,8 +240,8 @@ __global__ void __launch_bounds__(block_threads) cell_forward(CellForward<Storag
     fill(h, Number{});
     fill(c, Number{});
     if (active) {
-      pre_activations<N, Cell>(a.input + b * Cell::gates * a.H, a.recurrent + b * Cell::gates * a.H,
-                               a.b_ih, a.b_hh, a.H, u, s);
+      pre_activations<N, Cell>(a.input + b * Cell::gates * a.H, a.recurrent + b * Cell::gates * a.H, a.b_ih,
+                               a.b_hh, a.H, u, s);
       if (!a.projected) load<N>(a.h.state + at, h);
       if (Cell::has_c) load<N>(a.c + at, c);
 #pragma unroll
@@ -305,15 +305,15 @@ template <class Storage>
 struct IncomingH {
   const Compute<Storage>* acc;  // [acc_rows, P] from the recurrent product of the step `after`
   int64_t acc_rows;
-  StepRows after;               // where it resets, nothing comes from it
-  Compute<Storage>* carry;      // [B, P] in: the rest; out: the same for the state before
-  const Storage* dy;            // [now.batch, P] of this step, or null
+  StepRows after;           // where it resets, nothing comes from it
+  Compute<Storage>* carry;  // [B, P] in: the rest; out: the same for the state before
+  const Storage* dy;        // [now.batch, P] of this step, or null
 };
 
 // Sums it for a row of units; the carry is updated here for rows that are not active.
 template <int N, class Storage>
-__device__ __forceinline__ void incoming(const IncomingH<Storage>& from, int64_t b, int64_t at,
-                                         bool active, Compute<Storage> (&dh)[N]) {
+__device__ __forceinline__ void incoming(const IncomingH<Storage>& from, int64_t b, int64_t at, bool active,
+                                         Compute<Storage> (&dh)[N]) {
   load<N>(from.carry + at, dh);
   if (b < from.acc_rows && !from.after.resets(b)) add(from.acc + at, dh);
   if (!active) {
@@ -325,18 +325,18 @@ __device__ __forceinline__ void incoming(const IncomingH<Storage>& from, int64_t
 
 template <class Storage>
 struct CellBackward {
-  int64_t rows, H;                 // rows of this step and the one computed after it
-  StepRows now, previous;          // previous in the order of computation
-  IncomingH<Storage> h;            // unused where the layer projects
-  const Compute<Storage>* projected;  // [now.batch, H] gradient of the cell's output, where it does
-  Compute<Storage>* carry_c;       // [B, H]
-  const Storage* dc;               // [now.batch, H] or null
-  const Storage* slots;            // [now.batch, S * H] or null
-  const Storage* y;                // [now.batch, H]
-  const Storage* c;                // [now.batch, H]
+  int64_t rows, H;                         // rows of this step and the one computed after it
+  StepRows now, previous;                  // previous in the order of computation
+  IncomingH<Storage> h;                    // unused where the layer projects
+  const Compute<Storage>* projected;       // [now.batch, H] gradient of the cell's output, where it does
+  Compute<Storage>* carry_c;               // [B, H]
+  const Storage* dc;                       // [now.batch, H] or null
+  const Storage* slots;                    // [now.batch, S * H] or null
+  const Storage* y;                        // [now.batch, H]
+  const Storage* c;                        // [now.batch, H]
   const Storage *previous_y, *previous_c;  // [previous.batch, H]
-  const Storage *h0, *c0;          // [B, H]
-  Storage* d;                      // [now.batch, S * H] by Columns; may be `slots`
+  const Storage *h0, *c0;                  // [B, H]
+  Storage* d;                              // [now.batch, S * H] by Columns; may be `slots`
 };
 
 template <int N, class Cell, class Storage>
@@ -522,8 +522,8 @@ constexpr int sum_columns = 32, sum_lines = 8;
 template <class Storage>
 struct SumRows {
   int64_t rows, columns, rows_a_part;
-  const Storage* from;         // [rows, columns]
-  Compute<Storage>* partial;   // [parts, columns]
+  const Storage* from;        // [rows, columns]
+  Compute<Storage>* partial;  // [parts, columns]
 };
 
 template <class Storage>

@@ -56,7 +56,7 @@ class Recurrent(nn.RNNBase):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Any = None,
@@ -92,17 +92,17 @@ class Recurrent(nn.RNNBase):
             lengths=call.lengths,
             reset=call.reset,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
-            layer=functional.reference_layer
-            if path.name == "reference"
-            else functional.fused_layer,
+            layer=functional.reference_layer if path.name == "reference" else functional.fused_layer,
         )
         return self._hand_back(input, y, h_n, c_n, call.unbatched)
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
+        own = self._parameters
         layers: list[functional.LayerWeights] = []
         for names in self._all_weights:
-            found = [getattr(self, name) for name in names]
+            # A module finds its attributes slowly; what is not its own parameter was put in its place.
+            found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
             w_hr = found.pop() if self.proj_size > 0 else None
             b_ih, b_hh = found[2:] if self.bias else (None, None)
             layers.append((found[0], found[1], b_ih, b_hh, w_hr))
@@ -146,9 +146,7 @@ class Recurrent(nn.RNNBase):
         """The call in the kernels' layout, or None where torch.nn must deal with it."""
         if isinstance(input, PackedSequence):
             if lengths is not None or reset is not None:
-                raise ValueError(
-                    "lengths and reset go with a padded batch, not with a PackedSequence"
-                )
+                raise ValueError("lengths and reset go with a padded batch, not with a PackedSequence")
             return self._arrange_packed(input, hx)
         if not isinstance(input, Tensor) or input.dim() not in (2, 3):
             return None
@@ -235,14 +233,10 @@ class Recurrent(nn.RNNBase):
                 reset = reset.transpose(0, 1)
         for name, mask in (("lengths", lengths), ("reset", reset)):
             if mask is not None and mask.device != x.device:
-                raise ValueError(
-                    f"{name} should be on {x.device} as the input is, got {mask.device}"
-                )
+                raise ValueError(f"{name} should be on {x.device} as the input is, got {mask.device}")
         return lengths, reset
 
-    def _hand_back(
-        self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool
-    ) -> Any:
+    def _hand_back(self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool) -> Any:
         """Results in the user's layout."""
         if isinstance(input, PackedSequence):
             _, batch_sizes, order, back = input

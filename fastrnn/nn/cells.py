@@ -28,48 +28,63 @@ class RecurrentCell(nn.RNNCellBase):
         raise NotImplementedError
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        state = self._state(input, hx)
-        if state is None:
-            return super().forward(input, hx)
-        path = paths.choose(input)
+        path = self._path(input)
         if path.name == "torch":
             return super().forward(input, hx)
+        if path.name == "fused" and not torch.compiler.is_compiling():
+            # The kernels check what they are given. What they refuse is torch.nn's to refuse in its own
+            # words, and a call without a mistake is not kept waiting for checks in Python.
+            try:
+                return self._step(functional.fused_layer, input, hx)
+            except RuntimeError:
+                return super().forward(input, hx)
+        if not self._fits(input, hx):
+            return super().forward(input, hx)
         run = functional.reference_layer if path.name == "reference" else functional.fused_layer
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
-        h0, c0 = state
-        if input.dim() == 2:
-            _, h, c, _ = run(self.cell, input, h0, c0, weights)
-        else:
-            c0 = None if c0 is None else c0.unsqueeze(0)
-            _, h, c, _ = run(self.cell, input.unsqueeze(0), h0.unsqueeze(0), c0, weights)
-            h, c = h.squeeze(0), None if c0 is None or c is None else c.squeeze(0)
-        return self._join_state(h, c)
+        return self._step(run, input, hx)
 
-    def _state(self, input: Tensor, hx: Any) -> State | None:
-        """The initial state, zeros where none is given; or None where torch.nn must deal with the call."""
+    def _path(self, input: Tensor) -> paths.Path:
         if not isinstance(input, Tensor) or input.dim() not in (1, 2):
-            return None
+            return paths.MISFIT
+        if torch._C._is_any_autocast_enabled():
+            return paths.AUTOCAST
+        return paths.choose(input)
+
+    def _step(self, run: functional.LayerFunction, input: Tensor, hx: Any) -> Any:
+        h0, c0 = self._zeros(input) if hx is None else self._split_state(hx)
+        if input.dim() == 2:
+            _, h, c, _ = run(self.cell, input, h0, c0, self._weights())
+            return self._join_state(h, c)
+        c0 = None if c0 is None else c0.unsqueeze(0)
+        _, h, c, _ = run(self.cell, input.unsqueeze(0), h0.unsqueeze(0), c0, self._weights())
+        return self._join_state(h.squeeze(0), None if c0 is None or c is None else c.squeeze(0))
+
+    def _weights(self) -> functional.LayerWeights:
+        own = self._parameters
+        try:
+            # A module finds its attributes slowly, and these are asked for at every step.
+            return own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None  # type: ignore
+        except KeyError:  # replaced: by a parametrization, by pruning
+            return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None
+
+    def _fits(self, input: Tensor, hx: Any) -> bool:
+        """Sizes, dtypes and devices are as the kernels expect them."""
         weight = self.weight_ih
         if (
             input.shape[-1] != self.input_size
             or input.dtype != weight.dtype
             or input.device != weight.device
-            or torch._C._is_any_autocast_enabled()
         ):
-            return None
+            return False
         shape = (*input.shape[:-1], self.hidden_size)
-        if hx is None:
-            return self._zeros(input, shape)
-        state = self._split_state(hx)
-        for s in state:
-            if s is not None and (
-                s.shape != shape or s.dtype != input.dtype or s.device != input.device
-            ):
-                return None
-        return state
+        states = () if hx is None else self._split_state(hx)
+        return all(
+            s is None or (s.shape == shape and s.dtype == input.dtype and s.device == input.device)
+            for s in states
+        )
 
-    def _zeros(self, input: Tensor, shape: tuple[int, ...]) -> State:
-        return input.new_zeros(shape), None
+    def _zeros(self, input: Tensor) -> State:
+        return input.new_zeros((*input.shape[:-1], self.hidden_size)), None
 
     def _split_state(self, hx: Any) -> State:
         return hx, None
@@ -85,8 +100,8 @@ class LSTMCell(RecurrentCell, nn.LSTMCell):
     def cell(self) -> str:
         return "lstm"
 
-    def _zeros(self, input: Tensor, shape: tuple[int, ...]) -> State:
-        zeros = input.new_zeros(shape)
+    def _zeros(self, input: Tensor) -> State:
+        zeros, _ = super()._zeros(input)
         return zeros, zeros
 
     def _split_state(self, hx: Any) -> State:
@@ -111,6 +126,6 @@ class RNNCell(RecurrentCell, nn.RNNCell):
     def cell(self) -> str:
         return "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu"
 
-    def _state(self, input: Tensor, hx: Any) -> State | None:
+    def _path(self, input: Tensor) -> paths.Path:
         # An unknown nonlinearity is torch.nn's to refuse, at the first call.
-        return super()._state(input, hx) if self.nonlinearity in ("tanh", "relu") else None
+        return super()._path(input) if self.nonlinearity in ("tanh", "relu") else paths.MISFIT

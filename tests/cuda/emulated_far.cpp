@@ -18,8 +18,8 @@ constexpr int64_t T = 2, B = 3, I = 2, H = 4, S = 4;
 class Sparse {
  public:
   explicit Sparse(int64_t bytes) : bytes_(bytes) {
-    base_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    base_ =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base_ == MAP_FAILED) throw std::runtime_error("no address space for a sparse buffer");
   }
   Sparse(const Sparse&) = delete;
@@ -52,8 +52,8 @@ std::vector<float> run(int64_t start, Blas& blas) {
   const Sequence sequence{T, B, rows, first, nullptr, nullptr, false};
   const Weights<float> weights{I, H, H, w_ih.data(), w_hh.data(), bias.data(), bias.data(), nullptr};
   const ForwardArgs<float> forward{
-      CellId::lstm, sequence,  weights,          x.as<float>(), B * I,      I,
-      h0.data(),    c0.data(), y.as<float>(),    h_n.data(),    c_n.data(), c.as<float>(),
+      CellId::lstm,     sequence,  weights,       x.as<float>(), B * I,      I,
+      h0.data(),        c0.data(), y.as<float>(), h_n.data(),    c_n.data(), c.as<float>(),
       slots.as<float>()};
   Sparse forward_workspace(step_forward_workspace(forward));
   step_forward(forward, forward_workspace.as<void>(), blas, nullptr);

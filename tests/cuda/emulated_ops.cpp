@@ -26,8 +26,7 @@ at::ScalarType scalar_type(Type type) {
 
 // A matrix [rows, columns] in memory with a stride from row to row.
 at::Tensor matrix(const void* from, int64_t rows, int64_t columns, int64_t row, Type type) {
-  return at::from_blob(const_cast<void*>(from), {rows, columns}, {row, 1},
-                       at::dtype(scalar_type(type)));
+  return at::from_blob(const_cast<void*>(from), {rows, columns}, {row, 1}, at::dtype(scalar_type(type)));
 }
 
 class AtenBlas final : public Blas {
@@ -54,7 +53,6 @@ class EmulatedGpu {
  private:
   AtenBlas blas_;
 };
-
 
 double compare_far_rows() {
   AtenBlas blas;

@@ -17,8 +17,8 @@ at::Tensor column_sums(const at::Tensor& x, int64_t believed) {
                             out.data_ptr<float>()};
   const unsigned across = static_cast<unsigned>((believed + sum_columns - 1) / sum_columns);
   launch("sum_rows", sum_rows<float>,
-         {{across, 1, 1}, {sum_columns, sum_lines, 1}, sizeof(float) * sum_columns * sum_lines},
-         nullptr, args);
+         {{across, 1, 1}, {sum_columns, sum_lines, 1}, sizeof(float) * sum_columns * sum_lines}, nullptr,
+         args);
   return out;
 }
 
@@ -40,8 +40,7 @@ void mma_kernel(MmaArgs<Storage> args) {
   for (int k = 0; k < args.words; k += 8) {
     const auto at = [&](const Word* from, int r, int w) { return from[r * args.words + k + w]; };
     mma<Storage>(acc,
-                 {{at(a, row, word), at(a, row + 8, word), at(a, row, word + 4),
-                   at(a, row + 8, word + 4)}},
+                 {{at(a, row, word), at(a, row + 8, word), at(a, row, word + 4), at(a, row + 8, word + 4)}},
                  {{at(b, row, word), at(b, row, word + 4)}});
   }
   for (int i = 0; i < 4; ++i) args.to[(row + i / 2 * 8) * 8 + word * 2 + i % 2] = acc[i];
@@ -53,8 +52,8 @@ at::Tensor mma_product(const at::Tensor& a, const at::Tensor& b) {
     using S = decltype(tag);
     const int words = static_cast<int>(a.size(1) * sizeof(S) / sizeof(Word));
     launch("mma", mma_kernel<S>, {{1, 1, 1}, {32, 1, 1}}, nullptr,
-           MmaArgs<S>{static_cast<const S*>(a.const_data_ptr()),
-                      static_cast<const S*>(b.const_data_ptr()), words, out.data_ptr<float>()});
+           MmaArgs<S>{static_cast<const S*>(a.const_data_ptr()), static_cast<const S*>(b.const_data_ptr()),
+                      words, out.data_ptr<float>()});
   };
   if (a.scalar_type() == at::kBFloat16) {
     run(BFloat16{});
@@ -77,8 +76,8 @@ struct RingArgs {
 // number made of it to all. `forget_to_wait` is the rank of a block that reads without waiting.
 void ring_kernel(RingArgs args) {
   const unsigned size = gridDim.x < 8 ? gridDim.x : 8, rank = cluster_rank();
-  auto* barriers = reinterpret_cast<Mbarrier*>(shared_memory());          // [2]
-  auto* inbox = reinterpret_cast<Words4*>(shared_memory() + 16);          // [2][size]
+  auto* barriers = reinterpret_cast<Mbarrier*>(shared_memory());  // [2]
+  auto* inbox = reinterpret_cast<Words4*>(shared_memory() + 16);  // [2][size]
   const unsigned bytes = size * sizeof(Words4);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) mbarrier_init(&barriers[i], 1);
@@ -91,8 +90,7 @@ void ring_kernel(RingArgs args) {
     const int half = step % 2;
     if (threadIdx.x == 0) mbarrier_arrive_expect(&barriers[half], bytes);
     if (threadIdx.x < size) {
-      send(inbox + half * size + rank, threadIdx.x, Words4{{value, value, value, value}},
-           &barriers[half]);
+      send(inbox + half * size + rank, threadIdx.x, Words4{{value, value, value, value}}, &barriers[half]);
     }
     if (static_cast<int>(rank) != args.forget_to_wait) {
       mbarrier_wait(&barriers[half], step / 2 % 2);
@@ -111,8 +109,10 @@ at::Tensor ring(int64_t blocks, int64_t steps, int64_t forget_to_wait) {
   at::Tensor out = at::zeros({blocks}, at::kInt);
   const unsigned size = blocks < 8 ? blocks : 8;
   launch("ring", ring_kernel,
-         {{static_cast<unsigned>(blocks), 1, 1}, {32, 1, 1},
-          static_cast<int>(16 + 2 * size * sizeof(Words4)), size},
+         {{static_cast<unsigned>(blocks), 1, 1},
+          {32, 1, 1},
+          static_cast<int>(16 + 2 * size * sizeof(Words4)),
+          size},
          nullptr,
          RingArgs{static_cast<int>(steps), static_cast<int>(forget_to_wait),
                   reinterpret_cast<uint32_t*>(out.data_ptr<int>())});
@@ -140,11 +140,9 @@ at::Tensor meet(int64_t blocks, int64_t absent, int64_t patience) {
   struct Restore {
     ~Restore() { emulation::options().absent_block = -1; }
   } restore;
-  launch("meet", meet_kernel,
-         {{static_cast<unsigned>(blocks), 1, 1}, {32, 1, 1}, 0, 1, true}, nullptr,
+  launch("meet", meet_kernel, {{static_cast<unsigned>(blocks), 1, 1}, {32, 1, 1}, 0, 1, true}, nullptr,
          MeetArgs{reinterpret_cast<uint32_t*>(arrived.data_ptr<int>()),
-                  reinterpret_cast<uint32_t*>(met.data_ptr<int>()),
-                  static_cast<uint64_t>(patience)});
+                  reinterpret_cast<uint32_t*>(met.data_ptr<int>()), static_cast<uint64_t>(patience)});
   return met;
 }
 
@@ -171,8 +169,7 @@ void shuffle_kernel(SumArgs args) {
 
 at::Tensor shuffle_sum() {
   at::Tensor out = at::empty({32}, at::kFloat);
-  launch("shuffle", shuffle_kernel, {{1, 1, 1}, {32, 1, 1}}, nullptr,
-         SumArgs{out.data_ptr<float>()});
+  launch("shuffle", shuffle_kernel, {{1, 1, 1}, {32, 1, 1}}, nullptr, SumArgs{out.data_ptr<float>()});
   return out;
 }
 

@@ -1,10 +1,11 @@
 // x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015): 16 registers of 32 bytes.
 #if defined(__x86_64__)
 
+#include <immintrin.h>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <immintrin.h>
+#include <utility>
 
 #define FASTRNN_TARGET avx2
 #define FASTRNN_TARGET_NAME "avx2"

@@ -2,10 +2,11 @@
 // 64 bytes.
 #if defined(__x86_64__)
 
+#include <immintrin.h>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <immintrin.h>
+#include <utility>
 
 #define FASTRNN_TARGET avx512
 #define FASTRNN_TARGET_NAME "avx512"
@@ -14,7 +15,8 @@
 #define FASTRNN_ROWS_4 6
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")

@@ -71,7 +71,7 @@ struct Fiber {
   void* fake_stack = nullptr;
   Block* block = nullptr;
   dim3 index;
-  int number = 0;                     // within the block
+  int number = 0;  // within the block
   const std::function<bool()>* waits_for = nullptr;
   bool done = false;
 };
@@ -222,9 +222,8 @@ void schedule() {
     if (idle_passes > patience) {
       const Fiber& stuck = *machine.alive.front();
       throw std::runtime_error("emulation: " + std::to_string(machine.alive.size()) +
-                               " threads wait forever, one of them thread " +
-                               std::to_string(stuck.number) + " of block " +
-                               std::to_string(stuck.block->number));
+                               " threads wait forever, one of them thread " + std::to_string(stuck.number) +
+                               " of block " + std::to_string(stuck.block->number));
     }
   }
   for (auto& effect : machine.effects) effect();
