@@ -201,9 +201,7 @@ def markdown(rows: list[Row], missing: list[Case], about: dict[str, str]) -> str
         )
     lines += ["", f"Geometric mean of all rows: {geomean([r.ratio for r in rows]):.2f}"]
     if missing:
-        lines.append(
-            f"Not measured, for want of time: {len(missing)} of {len(missing) + len(rows)}."
-        )
+        lines.append(f"Not measured, for want of time: {len(missing)} of {len(missing) + len(rows)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -43,9 +43,7 @@ def readable(names: list[str]) -> list[str]:
     plain = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True)
     if plain.returncode:
         return names
-    return [
-        re.sub(r"fastrnn::(cuda::)?|^void |\(.*\)$", "", line) for line in plain.stdout.splitlines()
-    ]
+    return [re.sub(r"fastrnn::(cuda::)?|^void |\(.*\)$", "", line) for line in plain.stdout.splitlines()]
 
 
 def main() -> int:
