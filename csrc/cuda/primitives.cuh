@@ -51,10 +51,6 @@ template <class Args>
 void launch(const char* name, void (*kernel)(Args), const Shape& shape, cudaStream_t stream,
             const Args& args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return;
-  if (shape.cluster == 1 && !shape.cooperative) {
-    kernel<<<shape.grid, shape.block, shape.shared_bytes, stream> > >(args);
-    return check(cudaGetLastError(), name);
-  }
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {shape.cluster, 1, 1};
