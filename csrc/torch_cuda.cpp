@@ -23,13 +23,11 @@ cudaDataType_t data_type(Type type) {
   }
 }
 
-// cuBLAS on the current device and stream, with torch's handle and workspace. Products of float32 may
-// round their factors to TF32 where nn.LSTM's may: torch.backends.cudnn.rnn.fp32_precision.
+// cuBLAS on the current device and stream, with torch's handle and workspace.
 class CuBlas final : public Blas {
  public:
-  CuBlas() : handle_(at::cuda::getCurrentCUDABlasHandle()) {
+  explicit CuBlas(bool tf32) : handle_(at::cuda::getCurrentCUDABlasHandle()) {
     // torch sets the mode anew whenever it takes the handle.
-    const bool tf32 = at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
     const int mode = tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
     TORCH_CUDABLAS_CHECK(cublasSetMathMode(
         handle_, static_cast<cublasMath_t>(mode | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
@@ -54,13 +52,16 @@ class CuBlas final : public Blas {
 
 class TorchGpu {
  public:
-  explicit TorchGpu(const at::Tensor& x) : guard_(x.device()) {}
+  explicit TorchGpu(const at::Tensor& x) : guard_(x.device()), blas_(tf32_) {}
 
   cudaStream_t stream() const { return at::cuda::getCurrentCUDAStream(); }
   Blas& blas() { return blas_; }
+  bool tf32() const { return tf32_; }
 
  private:
   const c10::cuda::CUDAGuard guard_;
+  // What decides it for nn.LSTM: torch.backends.cudnn.rnn.fp32_precision.
+  const bool tf32_ = at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
   CuBlas blas_;
 };
 

@@ -4,6 +4,7 @@
 //   Gpu(const at::Tensor& x)   from here on x's device and its current stream are in use
 //   cudaStream_t stream()
 //   cuda::Blas& blas()
+//   bool tf32()                whether products of float32 may be rounded to TF32
 #pragma once
 
 #include "cuda/dispatch.h"
@@ -55,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     a.c_n = data<S>(c_n);
     a.c = data<S>(c);
     a.slots = data<S>(slots);
-    const Driver<S>& driver = choose_driver<S>(problem_of(a, Pass::forward));
+    const Driver<S>& driver = choose_driver<S>(problem_of(a, Pass::forward, gpu.tf32()));
     const Tensor workspace = workspace_of(driver.forward_workspace(a), x);
     driver.forward(a, workspace.data_ptr(), gpu.blas(), gpu.stream());
   });
@@ -128,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     a.db_ih = data<S>(db_ih);
     a.db_hh = data<S>(db_hh);
     a.dw_hr = data<S>(dw_hr);
-    const Driver<S>& driver = choose_driver<S>(problem_of(a, Pass::backward));
+    const Driver<S>& driver = choose_driver<S>(problem_of(a, Pass::backward, gpu.tf32()));
     const Tensor workspace = workspace_of(driver.backward_workspace(a), x);
     driver.backward(a, workspace.data_ptr(), gpu.blas(), gpu.stream());
   });

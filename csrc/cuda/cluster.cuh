@@ -8,6 +8,11 @@
 
 namespace fastrnn::cuda {
 
+// Whether the code being compiled may use clusters.
+#if defined(FASTRNN_EMULATED) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FASTRNN_CLUSTERS
+#endif
+
 // Two numbers of 16 bits, or one of 32.
 using Word = uint32_t;
 struct alignas(8) Words2 {
@@ -20,6 +25,13 @@ struct alignas(16) Words4 {
 // A barrier in shared memory. A phase ends when `arrivals` arrivals have come and all bytes that were
 // announced have been stored.
 using Mbarrier = uint64_t;
+
+// A number as tensor cores read it: as it is stored, a float as TF32.
+__device__ __forceinline__ uint16_t operand_bits(BFloat16 x) { return x.bits; }
+__device__ __forceinline__ uint16_t operand_bits(Half x) { return x.bits; }
+__device__ __forceinline__ uint32_t operand_bits(float x) {
+  return (bits_as<uint32_t>(x) + 0x1000) & 0xffffe000;  // to nearest, ties away from zero
+}
 
 #ifdef FASTRNN_EMULATED
 
@@ -121,7 +133,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#ifdef FASTRNN_CLUSTERS
 
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank;

@@ -411,4 +411,32 @@ auto with_cell(CellId id, Body body) {
   }
 }
 
+// The functions that make a driver of the classes Forward and Backward of its file, for one type.
+#define FASTRNN_DRIVER(name, Storage)                                                                      \
+  template <>                                                                                              \
+  int64_t name##_forward_workspace(const ForwardArgs<Storage>& args) {                                     \
+    return with_cell(args.cell, [&](auto cell) {                                                           \
+      return Forward<decltype(cell), Storage>(args, nullptr, nullptr, {}).workspace_bytes();               \
+    });                                                                                                    \
+  }                                                                                                        \
+  template <>                                                                                              \
+  int64_t name##_backward_workspace(const BackwardArgs<Storage>& args) {                                   \
+    return with_cell(args.cell, [&](auto cell) {                                                           \
+      return Backward<decltype(cell), Storage>(args, nullptr, nullptr, {}).workspace_bytes();              \
+    });                                                                                                    \
+  }                                                                                                        \
+  template <>                                                                                              \
+  void name##_forward(const ForwardArgs<Storage>& args, void* workspace, Blas& blas,                       \
+                      cudaStream_t stream) {                                                               \
+    with_cell(args.cell,                                                                                   \
+              [&](auto cell) { Forward<decltype(cell), Storage>(args, workspace, &blas, stream).run(); }); \
+  }                                                                                                        \
+  template <>                                                                                              \
+  void name##_backward(const BackwardArgs<Storage>& args, void* workspace, Blas& blas,                     \
+                       cudaStream_t stream) {                                                              \
+    with_cell(args.cell, [&](auto cell) {                                                                  \
+      Backward<decltype(cell), Storage>(args, workspace, &blas, stream).run();                             \
+    });                                                                                                    \
+  }
+
 }  // namespace fastrnn::cuda

@@ -34,6 +34,14 @@ void launch(const char* /*name*/, void (*kernel)(Args), const Shape& shape, cuda
 
 inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t) { memcpy(to, from, bytes); }
 
+inline int current_device() { return 0; }
+
+// Whether the device has room for one cluster of such blocks; what one on sm_90 has is emulated.
+template <class Kernel>
+bool can_launch(Kernel, int shared_bytes, int /*threads*/, int /*cluster*/) {
+  return shared_bytes <= 227 * 1024;
+}
+
 #else
 
 __device__ __forceinline__ unsigned char* shared_memory() {
@@ -47,10 +55,56 @@ inline void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("fastrnn: ") + what + ": " + cudaGetErrorString(error));
 }
 
+// Lets a kernel have more shared memory or larger clusters than every device offers.
+template <class Kernel>
+cudaError_t allow(Kernel kernel, int shared_bytes, unsigned cluster) {
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > 48 * 1024) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  }
+  if (error == cudaSuccess && cluster > 8) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
+}
+
+inline int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "current device");
+  return device;
+}
+
+// Whether the current device can run one cluster of such blocks: it may be too old, or its
+// multiprocessors divided among instances.
+template <class Kernel>
+bool can_launch(Kernel kernel, int shared_bytes, int threads, int cluster) {
+  const int device = current_device();
+  int major = 0, most_bytes = 0, clusters = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device attribute");
+  check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "device attribute");
+  if (major < 9 || shared_bytes > most_bytes) return false;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = {static_cast<unsigned>(cluster), 1, 1};
+  config.blockDim = {static_cast<unsigned>(threads), 1, 1};
+  config.dynamicSmemBytes = shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const bool can = allow(kernel, shared_bytes, cluster) == cudaSuccess &&
+                   cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess &&
+                   clusters > 0;
+  if (!can) static_cast<void>(cudaGetLastError());  // an error here is an answer
+  return can;
+}
+
 template <class Args>
 void launch(const char* name, void (*kernel)(Args), const Shape& shape, cudaStream_t stream,
             const Args& args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return;
+  check(allow(kernel, shape.shared_bytes, shape.cluster), name);
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {shape.cluster, 1, 1};

@@ -130,41 +130,9 @@ class Backward final : public BackwardPass<Cell, Storage> {
 
 }  // namespace
 
-template <class Storage>
-int64_t step_forward_workspace(const ForwardArgs<Storage>& args) {
-  return with_cell(args.cell, [&](auto cell) {
-    return Forward<decltype(cell), Storage>(args, nullptr, nullptr, {}).workspace_bytes();
-  });
-}
-
-template <class Storage>
-int64_t step_backward_workspace(const BackwardArgs<Storage>& args) {
-  return with_cell(args.cell, [&](auto cell) {
-    return Backward<decltype(cell), Storage>(args, nullptr, nullptr, {}).workspace_bytes();
-  });
-}
-
-template <class Storage>
-void step_forward(const ForwardArgs<Storage>& args, void* workspace, Blas& blas, cudaStream_t stream) {
-  with_cell(args.cell,
-            [&](auto cell) { Forward<decltype(cell), Storage>(args, workspace, &blas, stream).run(); });
-}
-
-template <class Storage>
-void step_backward(const BackwardArgs<Storage>& args, void* workspace, Blas& blas, cudaStream_t stream) {
-  with_cell(args.cell,
-            [&](auto cell) { Backward<decltype(cell), Storage>(args, workspace, &blas, stream).run(); });
-}
-
-#define FASTRNN_STEP(Storage)                                                          \
-  template int64_t step_forward_workspace(const ForwardArgs<Storage>&);                \
-  template int64_t step_backward_workspace(const BackwardArgs<Storage>&);              \
-  template void step_forward(const ForwardArgs<Storage>&, void*, Blas&, cudaStream_t); \
-  template void step_backward(const BackwardArgs<Storage>&, void*, Blas&, cudaStream_t);
-FASTRNN_STEP(float)
-FASTRNN_STEP(double)
-FASTRNN_STEP(BFloat16)
-FASTRNN_STEP(Half)
-#undef FASTRNN_STEP
+FASTRNN_DRIVER(step, float)
+FASTRNN_DRIVER(step, double)
+FASTRNN_DRIVER(step, BFloat16)
+FASTRNN_DRIVER(step, Half)
 
 }  // namespace fastrnn::cuda

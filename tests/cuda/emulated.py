@@ -16,7 +16,8 @@ CSRC = HERE.parent.parent / "csrc"
 
 SOURCES = [
     HERE / "emulated_ops.cpp",
-    HERE / "emulated_kernels.cpp",
+    HERE / "emulated_step.cpp",
+    HERE / "emulated_cluster.cpp",
     HERE / "emulated_far.cpp",
     HERE / "emulated_primitives.cpp",
     CSRC / "cuda/emulation/emulation.cpp",

@@ -49,6 +49,7 @@ class EmulatedGpu {
   explicit EmulatedGpu(const at::Tensor&) {}
   cudaStream_t stream() const { return nullptr; }
   Blas& blas() { return blas_; }
+  bool tf32() const { return true; }
 
  private:
   AtenBlas blas_;
@@ -58,6 +59,8 @@ double compare_far_rows() {
   AtenBlas blas;
   return far_rows(blas);
 }
+
+bool serves(std::string_view cell, int64_t H) { return cluster_serves<BFloat16>(find_cell(cell), H); }
 
 void set_options(int64_t seed, bool skip_barriers) {
   emulation::options().seed = static_cast<uint64_t>(seed);
@@ -81,5 +84,6 @@ TORCH_LIBRARY(fastrnn_emulated, m) {
       "Tensor db_ih, Tensor db_hh, Tensor dw_hr)",
       fastrnn::cuda::backward<fastrnn::cuda::EmulatedGpu>);
   m.def("far_rows() -> float", fastrnn::cuda::compare_far_rows);
+  m.def("cluster_serves(str cell, int H) -> bool", fastrnn::cuda::serves);
   m.def("options(int seed, bool skip_barriers) -> ()", fastrnn::cuda::set_options);
 }

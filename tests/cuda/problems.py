@@ -47,13 +47,18 @@ def make(
     dtype: torch.dtype = torch.float64,
     kind: str = "plain",
     reverse: bool = False,
+    positive: bool = False,
     seed: int = 0,
 ) -> Problem:
-    """A random problem. `kind` is plain, packed, lengths, or either with `+reset`."""
+    """A random problem. `kind` is plain, packed, lengths, or either with `+reset`.
+
+    `positive` keeps every number above zero, where relu has no kink that rounding could cross.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=random, dtype=torch.float64) * scale).to(dtype)
+        numbers = torch.randn(shape, generator=random, dtype=torch.float64) * scale
+        return (numbers.abs() if positive else numbers).to(dtype)
 
     has_c, rows, leading = cell == "lstm", H if P is None else P, (T, B)
     batch_sizes = lengths = reset = None

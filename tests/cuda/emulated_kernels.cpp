@@ -1,2 +1,0 @@
-// The kernels' and drivers' own source, for the host.
-#include "cuda/step.cu"
