@@ -14,6 +14,8 @@ _C = _build.load()
 # What the registry in csrc/cells says of each cell: gates, slots, has_c, keeps_slots.
 CELLS: dict[str, dict[str, int]] = _C.cells()
 
+BUILT_WITH_CUDA = bool(_C.cuda_archs)
+
 # What forward keeps for backward.
 KEEP_NOTHING, KEEP_C, KEEP_SLOTS = 0, 1, 2
 
