@@ -66,12 +66,13 @@ def _explain_layer(
     *,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
+    states: bool = False,
 ) -> Explanation:
     call = module._arrange(input, hx, lengths, reset)
     if call is None:
         return Explanation(paths.MISFIT.name, paths.MISFIT.reason)
-    path = paths.choose(call.x)
-    if path.name == "torch" and (lengths is not None or reset is not None):
+    path = paths.choose(call.x, module.cell)
+    if path.name == "torch" and (lengths is not None or reset is not None or states):
         path = paths.REFERENCE
     weight = module._layer_weights()[0][0]
     dtype = paths.autocast_dtype(module.cell, call.x.device.type) or weight.dtype

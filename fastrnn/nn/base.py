@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import functional, ops, paths
+from fastrnn.nn.limits import Limits
 
 State = tuple[Tensor, Tensor | None]
 
@@ -32,7 +33,7 @@ class Call(NamedTuple):
     unbatched: bool
 
 
-class Recurrent(nn.RNNBase):
+class Recurrent(Limits, nn.RNNBase):
     """Mixed in before one of torch.nn's recurrent layers, gives it this package's forward."""
 
     # What is kept from forward for backward: "full", or "lean", which keeps h and c only and computes
@@ -68,24 +69,25 @@ class Recurrent(nn.RNNBase):
         *,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        states: bool = False,
     ) -> Any:
         call = self._arrange(input, hx, lengths, reset)
         if call is None:
             return super().forward(input, hx)
-        path = paths.choose(call.x)
+        path = paths.choose(call.x, self.cell)
         if path.name == "torch":
-            if lengths is None and reset is None:
+            if lengths is None and reset is None and not states:
                 return super().forward(input, hx)
             path = paths.REFERENCE
         weights = self._layer_weights()
         x, h0, c0 = call.x, call.h0, call.c0
-        if (dtype := paths.autocast_dtype(self.cell, x.device.type)) is None:
-            dtype = weights[0][0].dtype
-        if x.dtype != dtype or weights[0][0].dtype != dtype:
+        own_dtype, _ = self._like()
+        dtype = paths.autocast_dtype(self.cell, x.device.type) or own_dtype
+        if x.dtype != dtype or own_dtype != dtype:
             x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
         if h0 is None:
             h0, c0 = self._zeros(x, call)
-        y, h_n, c_n = functional.recurrent(
+        y, h_n, c_n, steps = functional.recurrent(
             self.cell,
             x,
             h0,
@@ -97,9 +99,13 @@ class Recurrent(nn.RNNBase):
             lengths=call.lengths,
             reset=call.reset,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
-            layer=functional.reference_layer if path.name == "reference" else functional.fused_layer,
+            states=states,
+            layer=self._layer_function(path),
         )
-        return self._hand_back(input, y, h_n, c_n, call.unbatched)
+        output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
+        if not states:
+            return output, state
+        return output, state, [self._hand_back_steps(input, *step, call.unbatched) for step in steps]
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
@@ -131,7 +137,7 @@ class Recurrent(nn.RNNBase):
         batch = _batch(x, call.batch_sizes)
         count = self.num_layers * self._directions
         h0 = x.new_zeros(count, batch, self.proj_size or self.hidden_size)
-        has_c = ops.CELLS[self.cell]["has_c"]
+        has_c = self.cell in ops.CELLS and ops.CELLS[self.cell]["has_c"]
         return h0, x.new_zeros(count, batch, self.hidden_size) if has_c else None
 
     def _split_state(self, hx: Any) -> State | None:
@@ -200,10 +206,10 @@ class Recurrent(nn.RNNBase):
         """Sizes, dtypes and devices are as the kernels expect them."""
         if x.shape[-1] != self.input_size:
             return False
-        weight = getattr(self, self._flat_weights_names[0])
-        if weight.device != x.device:
+        dtype, device = self._like()
+        if device != x.device:
             return False
-        if weight.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+        if dtype != x.dtype and not torch._C._is_any_autocast_enabled():
             return False
         count = self.num_layers * self._directions
         for state, size in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
@@ -214,6 +220,14 @@ class Recurrent(nn.RNNBase):
             if state.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
                 return False
         return True
+
+    def _like(self) -> tuple[torch.dtype, torch.device]:
+        """What input must be."""
+        weight = getattr(self, self._flat_weights_names[0])
+        return weight.dtype, weight.device
+
+    def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
+        return functional.LAYERS[path.name]
 
     def _check_masks(
         self, x: Tensor, unbatched: bool, lengths: Tensor | None, reset: Tensor | None
@@ -240,16 +254,30 @@ class Recurrent(nn.RNNBase):
 
     def _hand_back(self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool) -> Any:
         """Results in the user's layout."""
+        output = self._hand_back_sequence(input, y, unbatched)
         if isinstance(input, PackedSequence):
-            _, batch_sizes, order, back = input
-            packed = PackedSequence(y, batch_sizes, order, back)
-            return packed, self.permute_hidden(self._join_state(h_n, c_n), back)
+            return output, self.permute_hidden(self._join_state(h_n, c_n), input.unsorted_indices)
         if unbatched:
-            y, h_n = y.squeeze(1), h_n.squeeze(1)
+            h_n = h_n.squeeze(1)
             c_n = None if c_n is None else c_n.squeeze(1)
-        elif self.batch_first:
-            y = y.transpose(0, 1)
-        return y, self._join_state(h_n, c_n)
+        return output, self._join_state(h_n, c_n)
+
+    def _hand_back_steps(self, input: Any, h: Tensor, c: Tensor | None, unbatched: bool) -> Any:
+        """The state after every step of one layer, laid out as the output is."""
+        if c is not None:
+            if onnx.exporting():
+                raise RuntimeError(
+                    "ONNX's LSTM has no c of every step: export the model without states=True"
+                )
+            c = self._hand_back_sequence(input, c, unbatched)
+        return self._join_state(self._hand_back_sequence(input, h, unbatched), c)
+
+    def _hand_back_sequence(self, input: Any, y: Tensor, unbatched: bool) -> Any:
+        if isinstance(input, PackedSequence):
+            return PackedSequence(y, *input[1:])
+        if unbatched:
+            return y.squeeze(1)
+        return y.transpose(0, 1) if self.batch_first else y
 
     # torch.nn notices replaced weights by weak references, but a tensor that has one cannot be swapped
     # (torch.__future__.set_swap_module_params_on_conversion). Its list of weights tells as much.

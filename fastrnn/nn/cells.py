@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastrnn import functional, paths
 from fastrnn.nn.base import State
+from fastrnn.nn.limits import Limits
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -19,7 +20,7 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
     """
 
 
-class RecurrentCell(nn.RNNCellBase):
+class RecurrentCell(Limits, nn.RNNCellBase):
     """Mixed in before one of torch.nn's cells, gives it this package's forward."""
 
     @property
@@ -43,8 +44,7 @@ class RecurrentCell(nn.RNNCellBase):
                 return super().forward(input, hx)
         if not self._fits(input, state):
             return super().forward(input, hx)
-        run = functional.reference_layer if path.name == "reference" else functional.fused_layer
-        return self._step(run, input, state)
+        return self._step(functional.LAYERS[path.name], input, state)
 
     def _path(self, input: Tensor) -> paths.Path:
         if not isinstance(input, Tensor) or input.dim() not in (1, 2):
