@@ -152,7 +152,7 @@ def test_replaced_weights(cell: str, device: str) -> None:
         m.weight_hh_l0.data.mul_(0.5)
     check_same(mine, torchs, given)
     for m in (torchs, mine):
-        m.weight_hh_l0.data = torch.ones_like(m.weight_hh_l0)
+        m.weight_hh_l0.data = torch.full_like(m.weight_hh_l0, 0.1)
     check_same(mine, torchs, given)
     for m in (torchs, mine):
         m.requires_grad_(False)

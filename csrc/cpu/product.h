@@ -115,16 +115,22 @@ class GatedProduct {
   void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
     const Operand* panel = panels_ + j * panel_size();
     for (int r = 0; r < run_count_; ++r) {
-      const Operand* shifted[max_tile_rows];
-      for (int m = 0; m < rows; ++m) shifted[m] = a[m] + runs_[r].offset;
-      kernels_.multiply[vectors][rows](runs_[r].length, shifted, panel, block() * kernels_.k_step, acc,
-                                       r > 0);
+      for (int64_t from = 0; from < runs_[r].length; from += longest_sum) {
+        const int64_t k = std::min(longest_sum, runs_[r].length - from);
+        const Operand* shifted[max_tile_rows];
+        for (int m = 0; m < rows; ++m) shifted[m] = a[m] + runs_[r].offset + from;
+        kernels_.multiply[vectors][rows](k, shifted, panel + from * block(), block() * kernels_.k_step, acc,
+                                         r > 0 || from > 0);
+      }
       panel += runs_[r].length * block();
     }
   }
 
  private:
   static constexpr int vectors = 4;
+  // A sum over all gates is long, and the rounding error of one chain of additions grows with its length:
+  // it is made of parts whose sums are added.
+  static constexpr int64_t longest_sum = 512;
   struct Run {
     int64_t offset, length;
   };
