@@ -18,6 +18,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -type f)
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 comma := ,
 find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('include'), 'Python.h'))
@@ -48,12 +49,12 @@ lint: $(VENV)/linters
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	find csrc -type f | xargs $(VENV)/bin/clang-format --dry-run -Werror
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
 
 format: $(VENV)/linters
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	find csrc -type f | xargs $(VENV)/bin/clang-format -i
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
 sanitize: venv
 	PYTHON=$(PY) bash tests/sanitize.sh

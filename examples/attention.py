@@ -10,6 +10,7 @@ weighted sum of the states goes to the output. Compared with the last state and 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -72,7 +73,7 @@ class PoolingClassifier(nn.Module):
         return self.output(self.dropout(pooled))
 
 
-def train(args, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]:
+def train(args: Namespace, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]:
     runs = training.start(
         args.impls,
         lambda source: PoolingClassifier(source, len(alphabet), args.embedding, args.hidden, pooling),
@@ -94,10 +95,10 @@ def train(args, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]
     return runs
 
 
-def load(path: Path, args) -> tuple[PoolingClassifier, Alphabet]:
+def load(path: Path, args: Namespace) -> tuple[PoolingClassifier, Alphabet]:
     """The trained attention classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
-    config, alphabet = payload["config"], Alphabet(payload["alphabet"])
+    config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     model = PoolingClassifier(
         layers(args.impls[-1]), len(alphabet), config["embedding"], config["hidden"], "attention"
     )
@@ -113,7 +114,7 @@ def attended(model: PoolingClassifier, dataset: Dataset, indices: Tensor) -> Ten
     return model.weights(states, batch.lengths).cpu()
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Which language a text is in, and a bar under each character for the attention on it."""
     model, alphabet = load(args.checkpoint, args)
     text = alphabet.read(args.predict)
@@ -156,7 +157,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 128, 48, "hidden units of each direction")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 4, 2, "times through the data")
+    parser.size("--epochs", 3, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)
     parser.add_argument("--predict", metavar="TEXT", help="which language TEXT is in; no training")
@@ -185,7 +186,7 @@ def main() -> int:
         args.checkpoint,
         NAME,
         {"hidden": args.hidden, "embedding": args.embedding},
-        alphabet=alphabet.characters,
+        alphabet=alphabet.saved(),
         runs={each.impl: each.saved() for each in runs},
     )
     if args.world.rank > 0:

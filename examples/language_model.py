@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -130,12 +131,12 @@ def build(source: ModuleType, config: dict, vocabulary: int) -> LanguageModel:
     )
 
 
-def config_of(args) -> dict:
+def config_of(args: Namespace) -> dict:
     """What a checkpoint is bound to: sizes of the model, and where in the text a step is."""
     return {name: getattr(args, name) for name in CONFIG}
 
 
-def load(path: Path, args) -> tuple[LanguageModel, Vocabulary, dict]:
+def load(path: Path, args: Namespace) -> tuple[LanguageModel, Vocabulary, dict]:
     """The trained model from a checkpoint, its vocabulary and its sizes."""
     payload = checkpoint.load(path, NAME, args)
     vocabulary = Vocabulary(payload["vocabulary"])
@@ -144,7 +145,7 @@ def load(path: Path, args) -> tuple[LanguageModel, Vocabulary, dict]:
     return model.eval().to(args.world.device), vocabulary, payload["config"]
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Continue a user's text."""
     model, vocabulary, config = load(args.checkpoint, args)
     if not args.predict.strip():
@@ -167,7 +168,7 @@ def answer(args) -> int:
     return 0
 
 
-def three_sentences(args) -> int:
+def three_sentences(args: Namespace) -> int:
     """The smallest language model: two words in, the third predicted, all three right."""
     words = [sentence.split() for sentence in SENTENCES]
     vocabulary = Vocabulary([corpus.UNKNOWN, *sorted({word for line in words for word in line})])
@@ -205,7 +206,7 @@ def three_sentences(args) -> int:
     return report.finish(runs)
 
 
-def resume(args, payload: dict, runs: list[Run]) -> None:
+def resume(args: Namespace, payload: dict, runs: list[Run]) -> None:
     """Weights and optimizers from a checkpoint; both implementations can read either's."""
     for run in runs:
         kept = payload["runs"].get(run.impl, next(iter(payload["runs"].values())))
@@ -213,7 +214,7 @@ def resume(args, payload: dict, runs: list[Run]) -> None:
         run.optimizer.load_state_dict(kept["optimizer"])
 
 
-def checkpoint_to_resume(args) -> dict | None:
+def checkpoint_to_resume(args: Namespace) -> dict | None:
     """The checkpoint to go on from, if asked for, or if torchrun has restarted this process."""
     restarted = distributed.restarts() > 0 and args.checkpoint.exists()
     if not args.resume and not restarted:
@@ -228,7 +229,7 @@ def checkpoint_to_resume(args) -> dict | None:
     return payload
 
 
-def train(args, vocabulary: Vocabulary, data: Tensor, payload: dict | None) -> list[Run]:
+def train(args: Namespace, vocabulary: Vocabulary, data: Tensor, payload: dict | None) -> list[Run]:
     """Train every implementation on streams [T, B], with a checkpoint now and then."""
     config, world = config_of(args), args.world
     runs = training.start(
@@ -284,7 +285,7 @@ def main() -> int:
     parser.size("--dropout", 0.1, 0.0, "dropout between layers", float)
     parser.size("--batch", 32, 16, "streams")
     parser.size("--window", 64, 64, "tokens in a window: how far back gradients go")
-    parser.size("--steps", 1500, 700, "windows to train on")
+    parser.size("--steps", 1000, 700, "windows to train on")
     parser.size("--characters", 3_000_000, 300_000, "characters of source to train on")
     parser.size("--most-words", 5000, 1000, "size of the vocabulary of words")
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)

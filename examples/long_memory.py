@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import matplotlib.pyplot as plt
 import torch
 from common import checkpoint, plots, training
 from common.cli import Parser, launch, positive_float
+from common.distributed import World
 from common.errors import InputError
 from common.implementation import layers
 from common.report import Report, say, table
@@ -117,7 +119,7 @@ def gradient_norms(model: Memory, length: int, seed: int) -> Tensor:
     return torch.autograd.grad(loss, x)[0].norm(dim=2).mean(1).cpu()
 
 
-def train(args, task: Task, name: str, cell: str, length: int) -> list[Run]:
+def train(args: Namespace, task: Task, name: str, cell: str, length: int) -> list[Run]:
     world = args.world
     runs = training.start(
         args.impls, lambda source: build(source, cell, task, args.hidden), world, args.seed, args.lr
@@ -222,18 +224,19 @@ def second_order(impl: str, hidden: int, length: int, report: Report) -> None:
     report.expect(f"curvature against finite differences, {impl}", gap, most=1e-4)
 
 
-def clipping(args, length: int, path: Path) -> dict[str, float]:
+def clipping(args: Namespace, length: int, path: Path) -> dict[str, float]:
     """A plain RNN that starts near the edge of stability, with and without clipping.
 
     Returns the median loss of the second half of training, by the way it was trained.
     """
+    alone = World(0, 1, args.world.device)  # the other processes have left by now
     figure, axes = plt.subplots(figsize=(6, 3.5))
     middle = {}
     for name, clip in (("clipped to 1", 1.0), ("not clipped", math.inf)):
         runs = training.start(
             args.impls[-1:],
             lambda source: build(source, "RNN", TASKS["adding"], args.hidden),
-            args.world,
+            alone,
             args.seed,
             0.05,
         )
@@ -248,7 +251,7 @@ def clipping(args, length: int, path: Path) -> dict[str, float]:
             x, truth = (part.to(args.world.device) for part in batch)
             return adding_loss(run.forward(x), truth), x.shape[0] * x.shape[1]
 
-        training.fit(runs, batches, loss_of, args.world, steps=150, title=name, clip=clip)
+        training.fit(runs, batches, loss_of, alone, steps=150, title=name, clip=clip)
         axes.plot(run.norms, label=f"{name}: gradient before clipping", linewidth=1)
         axes.plot(run.losses, "--", label=f"{name}: loss", linewidth=1)
         later = [loss if math.isfinite(loss) else math.inf for loss in run.losses[75:]]
@@ -284,7 +287,7 @@ def draw_errors(
     plots.save(figure, path)
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """The sum of the two starred numbers in a user's text."""
     payload = checkpoint.load(args.checkpoint, NAME, args)
     model = build(layers(args.impls[-1]), "GRU", TASKS["adding"], payload["config"]["hidden"])

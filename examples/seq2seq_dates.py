@@ -13,6 +13,7 @@ days, in formats seen in training and in formats held out.
 from __future__ import annotations
 
 import datetime
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -179,7 +180,7 @@ def loss_of(run: Run, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Ten
     return cross_entropy(scores.flatten(0, 1), said.flatten()), int(lengths.sum()) + said.numel()
 
 
-def train(args, reader: Reader, pairs: list[tuple[str, str]], attention: bool) -> list[Run]:
+def train(args: Namespace, reader: Reader, pairs: list[tuple[str, str]], attention: bool) -> list[Run]:
     world = args.world
     runs = training.start(
         args.impls,
@@ -215,7 +216,7 @@ def exact_match(model: DateReader, reader: Reader, pairs: list[tuple[str, str]],
     return right / len(pairs)
 
 
-def load(path: Path, args) -> tuple[DateReader, Reader]:
+def load(path: Path, args: Namespace) -> tuple[DateReader, Reader]:
     """The trained model with attention from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
     config, reader = payload["config"], Reader(payload["characters"], args.world.device)
@@ -224,7 +225,7 @@ def load(path: Path, args) -> tuple[DateReader, Reader]:
     return model.eval().to(args.world.device), reader
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Read a user's date: the likeliest answers that are dates."""
     model, reader = load(args.checkpoint, args)
     text = dates.clean(args.predict)
@@ -268,7 +269,7 @@ def main() -> int:
     parser.size("--hidden", 128, 64, "hidden units of encoder (each direction) and decoder")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
     parser.size("--languages", len(dates.LANGUAGES), 6, "how many languages")
-    parser.size("--steps", 2000, 250, "batches to train on")
+    parser.size("--steps", 1200, 250, "batches to train on")
     parser.size("--batch", 64, 64, "dates in a batch")
     parser.size("--lr", 3e-3, 8e-3, "learning rate", positive_float)
     parser.add_argument("--beams", type=positive_int, default=4, help="of the search (default 4)")

@@ -18,6 +18,7 @@ import copy
 import statistics
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class Variant:
     micros: float = 0.0  # of one step of one text
 
 
-def classifier(impl: str, args, vocabulary: int, hidden: int) -> TextClassifier:
+def classifier(impl: str, args: Namespace, vocabulary: int, hidden: int) -> TextClassifier:
     model = TextClassifier(layers(impl), vocabulary, args.embedding, hidden, time_steps=False)
     return model.eval().to(args.world.device)
 
@@ -70,7 +71,7 @@ def bytes_of(model: TextClassifier, per_weight: float = 4, share: float = 1.0) -
     return weights * share * per_weight + others * 4
 
 
-def fine_tune(args, model: TextClassifier, impl: str, dataset: Dataset, title: str) -> None:
+def fine_tune(args: Namespace, model: TextClassifier, impl: str, dataset: Dataset, title: str) -> None:
     """Train a pruned model on, once through the data at a third of the rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr / 3, weight_decay=0.0)
     run = Run(impl, model, args.world.wrap(model), optimizer, args.lr / 3)
@@ -86,7 +87,9 @@ def fine_tune(args, model: TextClassifier, impl: str, dataset: Dataset, title: s
     )
 
 
-def prune_weights(args, original: TextClassifier, impl: str, dataset: Dataset, share: float):
+def prune_weights(
+    args: Namespace, original: TextClassifier, impl: str, dataset: Dataset, share: float
+) -> TextClassifier:
     """The original with a ``share`` of its recurrent weights zero, the smallest ones."""
     model = copy.deepcopy(original)
     names = recurrent_weights(model)
@@ -111,7 +114,9 @@ def strongest_units(model: TextClassifier, count: int) -> list[Tensor]:
     return kept
 
 
-def keep_units(args, original: TextClassifier, impl: str, vocabulary: int, count: int):
+def keep_units(
+    args: Namespace, original: TextClassifier, impl: str, vocabulary: int, count: int
+) -> TextClassifier:
     """A dense model of ``count`` units a direction, with the original's weights of those units."""
     hidden = original.rnn.hidden_size
     kept = strongest_units(original, count)
@@ -152,7 +157,9 @@ def prepacked(model: TextClassifier, weights: str) -> TextClassifier:
     return model
 
 
-def variants_of(args, original: TextClassifier, small: dict[str, TextClassifier], vocabulary: int):
+def variants_of(
+    args: Namespace, original: TextClassifier, small: dict[str, TextClassifier], vocabulary: int
+):
     """Every model to measure: each pruned one in each implementation, and fewer bits."""
     variants = []
     on_cpu = args.world.device.type == "cpu"
@@ -238,10 +245,10 @@ def draw(variants: list[Variant], path: Path) -> None:
     plots.save(figure, path)
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Ask the model with half of the units."""
     payload = checkpoint.load(args.checkpoint, NAME, args)
-    config, alphabet = payload["config"], Alphabet(payload["alphabet"])
+    config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     args.embedding = config["embedding"]
     model = classifier(args.impls[-1], args, len(alphabet), config["units"])
     checkpoint.restore(args.checkpoint, model, payload["model"])
@@ -255,7 +262,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 256, 64, "hidden units of each direction, before pruning")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 3, 2, "times through the data")
+    parser.size("--epochs", 2, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 3e-3, 8e-3, "learning rate", positive_float)
     parser.add_argument("--classifier", type=Path, help="a checkpoint of text_classifier.py")
@@ -314,7 +321,7 @@ def main() -> int:
         args.checkpoint,
         NAME,
         {"embedding": args.embedding, "units": units},
-        alphabet=alphabet.characters,
+        alphabet=alphabet.saved(),
         model=small[half].state_dict(),
     )
 

@@ -13,6 +13,7 @@ multiplied by a learned embedding of its time step.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -57,7 +58,7 @@ class TextClassifier(nn.Module):
         return self.output(self.dropout(torch.cat((h[0], h[1]), dim=1)))
 
 
-def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[Run]:
+def train(args: Namespace, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[Run]:
     world: World = args.world
     runs = training.start(
         args.impls,
@@ -80,10 +81,12 @@ def train(args, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[
     return runs
 
 
-def load(path: Path, impls: list[str], device: torch.device, args=None) -> tuple[nn.Module, Alphabet]:
+def load(
+    path: Path, impls: list[str], device: torch.device, args: Namespace | None = None
+) -> tuple[nn.Module, Alphabet]:
     """The trained classifier from a checkpoint."""
     payload = checkpoint.load(path, NAME, args)
-    config, alphabet = payload["config"], Alphabet(payload["alphabet"])
+    config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     if config["languages"] != LANGUAGES:
         raise InputError(f"{path} was trained on other languages than this version has.")
     model = TextClassifier(
@@ -97,7 +100,7 @@ def load(path: Path, impls: list[str], device: torch.device, args=None) -> tuple
     return model.eval().to(device), alphabet
 
 
-def answer(args) -> int:
+def answer(args: Namespace) -> int:
     """Say which language a text is in, with the three best guesses."""
     model, alphabet = load(args.checkpoint, args.impls, args.world.device, args)
     text = alphabet.read(args.predict)
@@ -110,7 +113,7 @@ def main() -> int:
     parser = Parser(NAME, __doc__)
     parser.size("--hidden", 128, 64, "hidden units of each direction")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
-    parser.size("--epochs", 5, 2, "times through the data")
+    parser.size("--epochs", 3, 2, "times through the data")
     parser.size("--batch", 64, 64, "texts in a batch")
     parser.size("--lr", 4e-3, 6e-3, "learning rate", positive_float)
     parser.add_argument("--predict", metavar="TEXT", help="which language TEXT is in; no training")
@@ -158,7 +161,7 @@ def main() -> int:
             "time_steps": best,
             "languages": LANGUAGES,
         },
-        alphabet=alphabet.characters,
+        alphabet=alphabet.saved(),
         runs={run.impl: run.saved() for run in runs},
     )
     if args.world.rank > 0:

@@ -13,6 +13,7 @@ from fastrnn._build import build_info
 from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, RNNCell
+from fastrnn.prepack import prepack
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "explain",
     "interop",
     "patched",
+    "prepack",
     "restore",
 ]
 

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from fastrnn import ops
 
 KERNEL_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-KERNEL_DEVICES = {"cpu", "meta"}
+KERNEL_DEVICES = {"cpu", "meta", *(["cuda"] if ops.BUILT_WITH_CUDA else [])}
 
 
 @dataclass(frozen=True)

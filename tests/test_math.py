@@ -72,7 +72,11 @@ def setup_flags() -> list[str]:
     text = (ROOT / "setup.py").read_text()
     lists = re.findall(r"^\s*cxx \+?= \[(.*)\]", text, re.MULTILINE)
     flags = [flag for found in lists for flag in re.findall(r'"([^"]+)"', found)]
-    return [flag for flag in flags if flag != "-g" and not flag.startswith(("-fsanitize", "-fno-sanitize"))]
+    return [
+        flag
+        for flag in flags
+        if flag not in ("-g", "-O1") and not flag.startswith(("-fsanitize", "-fno-sanitize"))
+    ]
 
 
 @pytest.fixture(scope="module", params=list(TARGETS))

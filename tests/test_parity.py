@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import support
 import torch
@@ -278,3 +279,59 @@ def test_large(cell: str, dtype: torch.dtype, size: str, device: str) -> None:
         cell, dtype, 1, 1, 1, 1, 0, 1, True, False, False, "unsorted", "dense", True, "all", "full", 2, 0
     )
     check(replace(plain, **LARGE[size]), device)
+
+
+def layer_in_longdouble(
+    cell: str, x: np.ndarray, state: list[np.ndarray], weights: list[np.ndarray]
+) -> list:
+    """Output and last states of one layer in numpy's longest floats: x [T, B, I], states [B, H]."""
+    w_ih, w_hh, b_ih, b_hh = weights
+
+    def sigmoid(a: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-a))
+
+    h, c = state[0], state[-1]
+    y = []
+    for x_t in x:
+        x_part, h_part = x_t @ w_ih.T + b_ih, h @ w_hh.T + b_hh
+        if cell == "lstm":
+            i, f, g, o = np.split(x_part + h_part, 4, -1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        elif cell == "gru":
+            (x_r, x_z, x_n), (h_r, h_z, h_n) = np.split(x_part, 3, -1), np.split(h_part, 3, -1)
+            n = np.tanh(x_n + sigmoid(x_r + h_r) * h_n)
+            z = sigmoid(x_z + h_z)
+            h = (1 - z) * n + z * h
+        else:
+            h = np.tanh(x_part + h_part) if cell == "rnn_tanh" else np.maximum(x_part + h_part, 0)
+        y.append(h)
+    return [np.stack(y), h, c] if cell == "lstm" else [np.stack(y), h]
+
+
+@pytest.mark.parametrize("size", [(7, 5, 13, 33), (20, 1, 3, 130), (3, 33, 65, 16)], ids=str)
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_float64_against_longer_floats(cell: str, size: tuple[int, int, int, int], device: str) -> None:
+    """In float64, where the comparison above cannot see torch's own error."""
+    if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
+        pytest.skip("numpy has no longer floats on this processor")
+    T, B, I, H = size
+
+    def draw(seed: int) -> list[support.Error]:
+        torch.manual_seed(seed)
+        torchs, mine = (m.to(device).double() for m in support.twins(cell, I, H))
+        x = torch.randn(T, B, I, dtype=torch.float64, device=device)
+        hx = support.initial_state(mine, B, dtype=torch.float64, device=device)
+        with torch.no_grad():
+            results = [support.tensors_of(m(x, hx)) for m in (torchs, mine)]
+        as_long = [t.detach().cpu().numpy().astype(np.longdouble) for t in (x, *support.tensors_of(hx))]
+        weights = [p.detach().cpu().numpy().astype(np.longdouble) for p in mine.parameters()]
+        exact = layer_in_longdouble(cell, as_long[0], [s[0] for s in as_long[1:]], weights)
+        found = []
+        for name, e, r, m in zip(("output", "h_n", "c_n"), exact, *results, strict=False):
+            scale = np.abs(e).max()
+            off = [float(np.abs(t.cpu().numpy().reshape(e.shape) - e).max() / scale) for t in (m, r)]
+            found.append(support.Error(name, *off, few_ulps=4 * np.finfo(np.float64).eps))
+        return found
+
+    support.check_rule(f"{cell} {size} beside longdouble", torch.float64, draw)

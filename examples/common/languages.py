@@ -8,8 +8,10 @@ the split, and no text is on both sides.
 from __future__ import annotations
 
 import random
+import re
 import unicodedata
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +26,7 @@ LANGUAGES = [
     "it", "ja", "ko", "nl", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
 ]  # fmt: skip
 LONGEST = 64  # characters; what is longer is cut
-PADDING, UNKNOWN = 0, 1  # codes of no character, and of one not seen in training
+PADDING, UNKNOWN = 0, 1  # codes of no character, and of one in no script seen in training
 
 
 @dataclass
@@ -99,23 +101,46 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(text.split()))[:LONGEST]
 
 
-class Alphabet:
-    """The characters seen in training, and their codes."""
+def script_of(character: str) -> str:
+    """The script of a letter, as its Unicode name begins (LATIN, CYRILLIC, CJK...); else "OTHER"."""
+    name = unicodedata.name(character, "OTHER")
+    return re.split("[ -]", name)[0] if character.isalpha() else "OTHER"
 
-    def __init__(self, characters: str) -> None:
+
+class Alphabet:
+    """The characters seen more than once in training, their scripts, and the codes of both.
+
+    A character that is not among them has its script's code: Chinese has far more characters than
+    the training texts show, but one can be told to be Chinese. What was seen once teaches that code.
+    """
+
+    def __init__(self, characters: str, scripts: list[str]) -> None:
         self.characters = characters
-        self._codes = {character: code for code, character in enumerate(characters, start=2)}
+        self.scripts = scripts
+        first = 2 + len(scripts)
+        self._scripts = {script: code for code, script in enumerate(scripts, start=2)}
+        self._codes = {character: code for code, character in enumerate(characters, start=first)}
 
     @classmethod
     def of(cls, texts: Texts) -> Alphabet:
-        return cls("".join(sorted(set("".join(texts.texts)))))
+        seen = Counter("".join(texts.texts))
+        often = "".join(sorted(character for character, count in seen.items() if count > 1))
+        return cls(often, sorted({script_of(character) for character in seen}))
+
+    def saved(self) -> dict:
+        """What a checkpoint keeps: the arguments to make this alphabet again."""
+        return {"characters": self.characters, "scripts": self.scripts}
 
     def __len__(self) -> int:
-        return len(self.characters) + 2
+        return 2 + len(self.scripts) + len(self.characters)
+
+    def _code(self, character: str) -> int:
+        code = self._codes.get(character)
+        return self._scripts.get(script_of(character), UNKNOWN) if code is None else code
 
     def codes(self, text: str) -> Tensor:
         """Codes [T] of a text."""
-        return torch.tensor([self._codes.get(character, UNKNOWN) for character in text])
+        return torch.tensor([self._code(character) for character in text])
 
     def read(self, text: str) -> str:
         """A user's text, cleaned; refused where most of it is in no language known here."""
@@ -123,7 +148,7 @@ class Alphabet:
         if not text:
             raise InputError("the text is empty; give a word or a phrase.")
         letters = [character for character in text if character.isalpha()]
-        unknown = sum(character not in self._codes for character in letters)
+        unknown = sum(script_of(letter) not in self._scripts for letter in letters)
         if not letters or 2 * unknown > len(letters):
             raise InputError(f"“{text}” is in no language this model knows ({', '.join(LANGUAGES)}).")
         return text

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional, onnx, ops, paths
+from fastrnn import functional, ops, paths
 from fastrnn.nn.limits import Limits
 
 State = tuple[Tensor, Tensor | None]
@@ -81,9 +81,9 @@ class Recurrent(Limits, nn.RNNBase):
             path = paths.REFERENCE
         weights = self._layer_weights()
         x, h0, c0 = call.x, call.h0, call.c0
-        if (dtype := paths.autocast_dtype(self.cell, x.device.type)) is None:
-            dtype = weights[0][0].dtype
-        if x.dtype != dtype or weights[0][0].dtype != dtype:
+        own_dtype, _ = self._like()
+        dtype = paths.autocast_dtype(self.cell, x.device.type) or own_dtype
+        if x.dtype != dtype or own_dtype != dtype:
             x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
         if h0 is None:
             h0, c0 = self._zeros(x, call)
@@ -100,7 +100,7 @@ class Recurrent(Limits, nn.RNNBase):
             reset=call.reset,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
             states=states,
-            layer=functional.LAYERS[path.name],
+            layer=self._layer_function(path),
         )
         output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
         if not states:
@@ -206,10 +206,10 @@ class Recurrent(Limits, nn.RNNBase):
         """Sizes, dtypes and devices are as the kernels expect them."""
         if x.shape[-1] != self.input_size:
             return False
-        weight = getattr(self, self._flat_weights_names[0])
-        if weight.device != x.device:
+        dtype, device = self._like()
+        if device != x.device:
             return False
-        if weight.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+        if dtype != x.dtype and not torch._C._is_any_autocast_enabled():
             return False
         count = self.num_layers * self._directions
         for state, size in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
@@ -220,6 +220,14 @@ class Recurrent(Limits, nn.RNNBase):
             if state.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
                 return False
         return True
+
+    def _like(self) -> tuple[torch.dtype, torch.device]:
+        """What input must be."""
+        weight = getattr(self, self._flat_weights_names[0])
+        return weight.dtype, weight.device
+
+    def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
+        return functional.LAYERS[path.name]
 
     def _check_masks(
         self, x: Tensor, unbatched: bool, lengths: Tensor | None, reset: Tensor | None
