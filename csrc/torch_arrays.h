@@ -60,7 +60,8 @@ Weights<S> weights_of(const Layer& layer) {
           data<S>(layer.w_hh),
           data<S>(layer.b_ih),
           data<S>(layer.b_hh),
-          data<S>(layer.w_hr)};
+          data<S>(layer.w_hr),
+          nullptr};
 }
 
 }  // namespace fastrnn

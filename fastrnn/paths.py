@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastrnn import ops
+
 KERNEL_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 KERNEL_DEVICES = {"cpu", "meta"}
 
@@ -26,21 +28,27 @@ class Path:
 
 
 FUSED = Path("fused", "kernels serve this device and dtype")
-TRANSFORM = Path("reference", "a torch.func transform is active, and kernels are opaque to it")
+TRANSFORM = Path("reference", "a torch.func transform is active that kernels have no rule for")
 FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
 TRACING = Path("torch", "torch.jit is tracing")
 AUTOCAST = Path("torch", "autocast is active, which torch.nn's cells follow")
 MISFIT = Path("torch", "the arguments do not fit this module; torch.nn says how")
-REFERENCE = Path("reference", "lengths and reset have no kernel here, and torch.nn does not know them")
+NO_KERNEL = Path("reference", "this cell has no kernels, and torch.nn does not know it")
+REFERENCE = Path(
+    "reference", "lengths, reset and states have no kernel here, and torch.nn does not know them"
+)
 
 
-def choose(x: Tensor) -> Path:
+def choose(x: Tensor, cell: str | None = None) -> Path:
     """The path for well-formed input x [T, B, I] or [rows, I], by what is true of it and around it."""
+    if cell is not None and cell not in ops.CELLS:
+        return NO_KERNEL
     if not torch.compiler.is_compiling():
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            return TRANSFORM
         if forward_ad._current_level >= 0:
             return FORWARD_AD
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            served = x.dtype in KERNEL_DTYPES and x.device.type in KERNEL_DEVICES and _first_order()
+            return FUSED if served else TRANSFORM
         if torch._C._is_tracing():
             return TRACING
     if x.dtype not in KERNEL_DTYPES:
@@ -48,6 +56,13 @@ def choose(x: Tensor) -> Path:
     if not x.is_cpu and x.device.type not in KERNEL_DEVICES:
         return Path("torch", f"this build has no kernels for {x.device.type}")
     return FUSED
+
+
+def _first_order() -> bool:
+    """The torch.func transforms around this call are vmap in any number and one derivative at most."""
+    kind = torch._C._functorch.TransformType
+    active = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    return all(k in (kind.Vmap, kind.Grad) for k in active) and active.count(kind.Grad) <= 1
 
 
 def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:

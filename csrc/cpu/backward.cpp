@@ -13,13 +13,15 @@
 namespace fastrnn {
 namespace {
 
-template <class Storage, class Operand, class Compute>
+template <class Kernels>
 class Backward {
  public:
-  using K = Kernels<Storage, Operand, Compute>;
-  using Product = GatedProduct<Storage, Operand, Compute>;
+  using Storage = typename Kernels::Storage;
+  using Operand = typename Kernels::Operand;
+  using Compute = typename Kernels::Compute;
+  using Product = GatedProduct<Kernels>;
 
-  Backward(const BackwardArgs<Storage>& args, const K& kernels)
+  Backward(const BackwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
         k_(kernels),
         q_(args.sequence),
@@ -313,7 +315,7 @@ class Backward {
   void finish_c(int64_t b) { k_.to_storage(H_, carry_c_ + b * H_, a_.dc0 + b * H_); }
 
   const BackwardArgs<Storage>& a_;
-  const K& k_;
+  const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
   const int64_t H_, P_;
@@ -331,13 +333,14 @@ class Backward {
 
 }  // namespace
 
-template <class Storage, class Operand, class Compute>
-void run_backward(const BackwardArgs<Storage>& args, const Kernels<Storage, Operand, Compute>& kernels) {
-  Backward<Storage, Operand, Compute> backward(args, kernels);
+template <class Kernels>
+void run_backward(const BackwardArgs<typename Kernels::Storage>& args, const Kernels& kernels) {
+  Backward<Kernels> backward(args, kernels);
   run_team(backward.threads(), backward);
 }
 
 template void run_backward(const BackwardArgs<float>&, const Kernels<float, float, float>&);
+template void run_backward(const BackwardArgs<float>&, const Kernels<float, BFloat16, float>&);
 template void run_backward(const BackwardArgs<double>&, const Kernels<double, double, double>&);
 template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
 template void run_backward(const BackwardArgs<Half>&, const Kernels<Half, float, float>&);

@@ -14,13 +14,15 @@
 namespace fastrnn {
 namespace {
 
-template <class Storage, class Operand, class Compute>
+template <class Kernels>
 class Forward {
  public:
-  using K = Kernels<Storage, Operand, Compute>;
-  using Product = TransposedProduct<Storage, Operand, Compute>;
+  using Storage = typename Kernels::Storage;
+  using Operand = typename Kernels::Operand;
+  using Compute = typename Kernels::Compute;
+  using Product = TransposedProduct<Kernels>;
 
-  Forward(const ForwardArgs<Storage>& args, const K& kernels)
+  Forward(const ForwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
         k_(kernels),
         q_(args.sequence),
@@ -28,10 +30,10 @@ class Forward {
         I_(args.weights.I),
         H_(args.weights.H),
         P_(args.weights.P),
-        input_(kernels, args.weights.w_ih, I_, cell_.gates, H_, packs_input(), workspace_),
-        recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_, packs_recurrent(), workspace_),
-        projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0, packs_recurrent(),
-                    workspace_) {
+        input_(kernels, args.weights.w_ih, I_, cell_.gates, H_),
+        recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_),
+        projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0) {
+    find_panels();
     const double work = 2.0 * cell_.gates * H_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
@@ -64,11 +66,9 @@ class Forward {
   int threads() const { return partition_.threads; }
 
   void operator()(int id, Team& team) {
-    team.phase(id, recurrent_.blocks(), [&](int64_t j) {
-      input_.pack(j);
-      recurrent_.pack(j);
-    });
-    if (projected()) team.phase(id, projection_.blocks(), [&](int64_t j) { projection_.pack(j); });
+    for (const Product* product : to_pack_) {
+      team.phase(id, product->blocks(), [&](int64_t j) { product->pack(j); });
+    }
     if (partition_.by_batch) {
       const auto alone = [](int64_t items, auto body) {
         for (int64_t i = 0; i < items; ++i) body(i);
@@ -131,9 +131,22 @@ class Forward {
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
   // Packing costs what a hundred rows of a product gain by it, or, where the few rows of a step leave a
-  // product waiting for memory, a dozen steps.
-  bool packs_input() const { return q_.rows > 128; }
-  bool packs_recurrent() const { return q_.rows > 128 || q_.T >= 16; }
+  // product waiting for memory, a dozen steps. Panels packed beforehand are used for any number.
+  void find_panels() {
+    constexpr int64_t many_rows = 128, many_steps = 16;
+    const bool repeated = q_.rows > many_rows || q_.T >= many_steps;
+    char* ready = const_cast<char*>(static_cast<const char*>(a_.weights.panels));
+    for (auto [product, worth_it] :
+         {std::pair{&input_, q_.rows > many_rows}, {&recurrent_, repeated}, {&projection_, repeated}}) {
+      if (ready) {
+        product->use_panels(ready);
+        ready += product->bytes();
+      } else if (worth_it) {
+        product->use_panels(workspace_.take<char>(product->bytes()));
+        to_pack_.push_back(product);
+      }
+    }
+  }
 
   // The bias that the input's part carries, and the one of recurrent parts in a slot of their own.
   void prepare_biases() {
@@ -348,12 +361,13 @@ class Forward {
   }
 
   const ForwardArgs<Storage>& a_;
-  const K& k_;
+  const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
   const int64_t I_, H_, P_;
   Workspace workspace_;
   Product input_, recurrent_, projection_;
+  std::vector<const Product*> to_pack_;
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t x_stride_, h_stride_, m_stride_;
@@ -367,16 +381,43 @@ class Forward {
 
 }  // namespace
 
-template <class Storage, class Operand, class Compute>
-void run_forward(const ForwardArgs<Storage>& args, const Kernels<Storage, Operand, Compute>& kernels) {
-  Forward<Storage, Operand, Compute> forward(args, kernels);
+template <class Kernels>
+void run_forward(const ForwardArgs<typename Kernels::Storage>& args, const Kernels& kernels) {
+  Forward<Kernels> forward(args, kernels);
   run_team(forward.threads(), forward);
 }
 
-template void run_forward(const ForwardArgs<float>&, const Kernels<float, float, float>&);
-template void run_forward(const ForwardArgs<double>&, const Kernels<double, double, double>&);
-template void run_forward(const ForwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
-template void run_forward(const ForwardArgs<Half>&, const Kernels<Half, float, float>&);
-template void run_forward(const ForwardArgs<BFloat16>&, const Kernels<BFloat16, BFloat16, float>&);
+// Panels in the order in which Forward finds them.
+template <class Kernels>
+int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Storage>& weights,
+                     const Kernels& kernels, char* panels) {
+  using Product = TransposedProduct<Kernels>;
+  const int64_t outputs = weights.w_hr ? weights.P : 0;
+  Product products[] = {{kernels, weights.w_ih, weights.I, cell.gates, weights.H},
+                        {kernels, weights.w_hh, weights.P, cell.gates, weights.H},
+                        {kernels, weights.w_hr, weights.H, 1, outputs}};
+  int64_t bytes = 0;
+  for (Product& product : products) {
+    if (panels) {
+      product.use_panels(panels + bytes);
+      for (int64_t j = 0; j < product.blocks(); ++j) product.pack(j);
+    }
+    bytes += product.bytes();
+  }
+  return bytes;
+}
+
+#define FASTRNN_FORWARD(...)                                                                               \
+  template void run_forward(const ForwardArgs<__VA_ARGS__::Storage>&, const __VA_ARGS__&);                 \
+  template int64_t pack_weights(const CellInfo&, const Weights<__VA_ARGS__::Storage>&, const __VA_ARGS__&, \
+                                char*);
+FASTRNN_FORWARD(Kernels<float, float, float>)
+FASTRNN_FORWARD(Kernels<float, BFloat16, float>)
+FASTRNN_FORWARD(Kernels<float, float, float, BFloat16>)
+FASTRNN_FORWARD(Kernels<float, float, float, int8_t>)
+FASTRNN_FORWARD(Kernels<double, double, double>)
+FASTRNN_FORWARD(Kernels<BFloat16, float, float>)
+FASTRNN_FORWARD(Kernels<Half, float, float>)
+FASTRNN_FORWARD(Kernels<BFloat16, BFloat16, float>)
 
 }  // namespace fastrnn

@@ -2,20 +2,21 @@
 //
 // Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
 
-// How a vector of products is formed from k_step numbers of a row and k_step rows of a panel.
-template <class Operand, class Compute>
+// How a vector of products is formed from k_step numbers of a row and k_step rows of a panel. A panel may
+// be stored narrower than it is multiplied.
+template <class Operand, class Compute, class Panel>
 struct Dot {
   static_assert(std::is_same_v<Operand, Compute>);
   static constexpr int k_step = 1;
   using Weight = Vec<Compute>;
-  static FASTRNN_INLINE Weight weight(const Operand* panel) { return load(panel, lanes_of<Compute>); }
+  static FASTRNN_INLINE Weight weight(const Panel* panel) { return load(panel, lanes_of<Compute>); }
   static FASTRNN_INLINE Weight broadcast(const Operand* a) { return splat(*a); }
   static FASTRNN_INLINE void add(Vec<Compute>& sum, Weight x, Weight w) { sum += x * w; }
 };
 
 #ifdef FASTRNN_HAS_BF16_DOT
 template <>
-struct Dot<BFloat16, float> {
+struct Dot<BFloat16, float, BFloat16> {
   static constexpr int k_step = 2;
   using Weight = __m512bh;
   static FASTRNN_INLINE Weight weight(const BFloat16* panel) {
@@ -35,10 +36,10 @@ struct Dot<BFloat16, float> {
 #endif
 
 // Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
-template <int rows, int vectors, class Operand, class Compute>
-void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
+template <int rows, int vectors, class Operand, class Compute, class Panel>
+void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row, Compute* acc,
               bool accumulate) {
-  using D = Dot<Operand, Compute>;
+  using D = Dot<Operand, Compute, Panel>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4 / rows;
   Vec<Compute> sum[chains][rows][vectors] = {};
@@ -46,7 +47,7 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) row[m] = a[m];
 
-  auto step = [&](int chain, int64_t at, const Operand* p) __attribute__((always_inline)) {
+  auto step = [&](int chain, int64_t at, const Panel* p) __attribute__((always_inline)) {
     typename D::Weight w[vectors];
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::k_step);
@@ -74,6 +75,10 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
       Vec<Compute> total = sum[0][m][n];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
+      if constexpr (std::is_same_v<Panel, int8_t>) {
+        // Each column's scale lies behind the panel's last row.
+        total *= load(reinterpret_cast<const Compute*>(panel) + n * lanes, lanes);
+      }
       Compute* to = acc + (m * vectors + n) * lanes;
       if (accumulate) total += load(to, lanes);
       store(to, total, lanes);

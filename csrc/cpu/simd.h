@@ -16,6 +16,8 @@ constexpr int lanes_of = FASTRNN_VECTOR_BYTES / sizeof(T);
 using Bits16 = VectorOf<uint16_t, FASTRNN_VECTOR_BYTES / 2>::type;
 using Bits32 = Vec<uint32_t>;
 
+using Int8s = VectorOf<int8_t, FASTRNN_VECTOR_BYTES / 4>::type;  // as many as a Vec<float>
+
 template <class C>
 FASTRNN_INLINE Vec<C> splat(C value) {
   return Vec<C>{} + value;
@@ -76,6 +78,7 @@ FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
 // `count` numbers from memory, of any stored format, as a vector; the lanes beyond are zero. A count of
 // all lanes, known at compile time, is one load.
 template <class C>
+  requires std::is_floating_point_v<C>
 FASTRNN_INLINE Vec<C> load(const C* from, int64_t count) {
   Vec<C> v{};
   if (count == lanes_of<C>) {
@@ -98,7 +101,14 @@ FASTRNN_INLINE Vec<float> load_stored(const Stored* from, int64_t count) {
 FASTRNN_INLINE Vec<float> load(const BFloat16* from, int64_t count) { return load_stored(from, count); }
 FASTRNN_INLINE Vec<float> load(const Half* from, int64_t count) { return load_stored(from, count); }
 
+FASTRNN_INLINE Vec<float> load(const int8_t* from, int64_t) {
+  Int8s bytes;
+  memcpy(&bytes, from, sizeof(bytes));
+  return __builtin_convertvector(bytes, Vec<float>);
+}
+
 template <class C>
+  requires std::is_floating_point_v<C>
 FASTRNN_INLINE void store(C* to, Vec<C> v, int64_t count) {
   if (count == lanes_of<C>) {
     memcpy(to, &v, sizeof(v));

@@ -19,7 +19,10 @@ std::atomic<bool> used{false};
 void watch_forks() {
   static const bool registered [[maybe_unused]] = [] {
     pthread_atfork(nullptr, nullptr, [] {
-      if (used.load(std::memory_order_relaxed)) forked_after_use.store(true);
+      if (!used.load(std::memory_order_relaxed)) return;
+      forked_after_use.store(true);
+      // torch's own operators, which backward uses, would wait for the missing threads forever.
+      at::set_num_threads(1);
     });
     return true;
   }();

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastrnn import functional, paths
 from fastrnn.nn.base import State
+from fastrnn.nn.limits import Limits
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -19,7 +20,7 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
     """
 
 
-class RecurrentCell(nn.RNNCellBase):
+class RecurrentCell(Limits, nn.RNNCellBase):
     """Mixed in before one of torch.nn's cells, gives it this package's forward."""
 
     @property
@@ -31,17 +32,19 @@ class RecurrentCell(nn.RNNCellBase):
         path = self._path(input)
         if path.name == "torch":
             return super().forward(input, hx)
+        state = self._zeros(input) if hx is None else self._split_state(hx)
+        if state is None:
+            return super().forward(input, hx)
         if path.name == "fused" and not torch.compiler.is_compiling():
             # The kernels check what they are given. What they refuse is torch.nn's to refuse in its own
             # words, and a call without a mistake is not kept waiting for checks in Python.
             try:
-                return self._step(functional.fused_layer, input, hx)
+                return self._step(functional.fused_layer, input, state)
             except RuntimeError:
                 return super().forward(input, hx)
-        if not self._fits(input, hx):
+        if not self._fits(input, state):
             return super().forward(input, hx)
-        run = functional.reference_layer if path.name == "reference" else functional.fused_layer
-        return self._step(run, input, hx)
+        return self._step(functional.LAYERS[path.name], input, state)
 
     def _path(self, input: Tensor) -> paths.Path:
         if not isinstance(input, Tensor) or input.dim() not in (1, 2):
@@ -50,8 +53,8 @@ class RecurrentCell(nn.RNNCellBase):
             return paths.AUTOCAST
         return paths.choose(input)
 
-    def _step(self, run: functional.LayerFunction, input: Tensor, hx: Any) -> Any:
-        h0, c0 = self._zeros(input) if hx is None else self._split_state(hx)
+    def _step(self, run: functional.LayerFunction, input: Tensor, state: State) -> Any:
+        h0, c0 = state
         if input.dim() == 2:
             _, h, c, _ = run(self.cell, input, h0, c0, self._weights())
             return self._join_state(h, c)
@@ -67,8 +70,10 @@ class RecurrentCell(nn.RNNCellBase):
         except KeyError:  # replaced: by a parametrization, by pruning
             return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None
 
-    def _fits(self, input: Tensor, hx: Any) -> bool:
+    def _fits(self, input: Tensor, state: State | None) -> bool:
         """Sizes, dtypes and devices are as the kernels expect them."""
+        if state is None:
+            return False
         weight = self.weight_ih
         if (
             input.shape[-1] != self.input_size
@@ -77,17 +82,17 @@ class RecurrentCell(nn.RNNCellBase):
         ):
             return False
         shape = (*input.shape[:-1], self.hidden_size)
-        states = () if hx is None else self._split_state(hx)
         return all(
             s is None or (s.shape == shape and s.dtype == input.dtype and s.device == input.device)
-            for s in states
+            for s in state
         )
 
     def _zeros(self, input: Tensor) -> State:
         return input.new_zeros((*input.shape[:-1], self.hidden_size)), None
 
-    def _split_state(self, hx: Any) -> State:
-        return hx, None
+    def _split_state(self, hx: Any) -> State | None:
+        """hx as h0 and c0, or None where it is not what this cell takes."""
+        return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h
@@ -104,8 +109,9 @@ class LSTMCell(RecurrentCell, nn.LSTMCell):
         zeros, _ = super()._zeros(input)
         return zeros, zeros
 
-    def _split_state(self, hx: Any) -> State:
-        return hx[0], hx[1]
+    def _split_state(self, hx: Any) -> State | None:
+        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+        return (hx[0], hx[1]) if pair else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h, c

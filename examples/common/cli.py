@@ -1,0 +1,103 @@
+"""The command line of every example: common options, sizes for --quick, bad input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from common import distributed, implementation
+from common.errors import InputError
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, and whose sizes depend on ``--quick``.
+
+    A size (hidden units, epochs...) has one default at full size and one for ``--quick``; a size
+    the user gives wins over both. ``args.given`` tells which sizes the user gave.
+    """
+
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(
+            prog=f"{name}.py",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.name = name
+        self._sizes: dict[str, tuple[Any, Any]] = {}
+        self.add_argument("--quick", action="store_true", help="a small run, under 40 seconds")
+        self.add_argument(
+            "--impl",
+            choices=("auto", "torch", "fastrnn", "both"),
+            default="auto",
+            help="whose layers to train; both: from the same weights, on the same batches "
+            "(default: both where fastrnn is installed, else torch)",
+        )
+        self.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+        self.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
+        self.add_argument("--threads", type=positive_int, help="threads of torch (default: its own)")
+        self.add_argument(
+            "--out",
+            type=Path,
+            default=Path("out"),
+            help="folder for checkpoint, plots and figures (default out)",
+        )
+        self.add_argument("--checkpoint", type=Path, help=f"the checkpoint's file (default OUT/{name}.pt)")
+
+    def size(self, flag: str, full: Any, quick: Any, what: str, kind: Callable = positive_int):
+        """Add an option with one default at full size and another for ``--quick``."""
+        action = self.add_argument(flag, type=kind, help=f"{what} (default {full}, with --quick {quick})")
+        self._sizes[action.dest] = (full, quick)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help).")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse and check; returns args with ``given``, ``impls`` and ``world`` added."""
+        args = self.parse_args(argv)
+        args.given = {name for name in self._sizes if getattr(args, name) is not None}
+        for name, (full, quick) in self._sizes.items():
+            if name not in args.given:
+                setattr(args, name, quick if args.quick else full)
+        args.impls = implementation.chosen(args.impl)
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        args.world = distributed.join(args.device)
+        if args.out.exists() and not args.out.is_dir():
+            raise InputError(f"--out {args.out} is a file, not a folder.")
+        if args.checkpoint is None:
+            args.checkpoint = args.out / f"{self.name}.pt"
+        return args
+
+
+def launch(main: Callable[[], int]) -> NoReturn:
+    """Exit with main's code; bad input becomes one sentence on stderr and exit code 2."""
+    try:
+        code = main()
+    except InputError as problem:
+        if distributed.rank() == 0:
+            print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        distributed.leave()
+    sys.exit(code)
