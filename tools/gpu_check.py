@@ -77,6 +77,13 @@ def run(step: Step, deadline: float) -> Result:
     return Result(step, status, seconds, output[-3000:])
 
 
+def library_headers() -> str:
+    """Where torch's own wheels keep CUDA's library headers, which a toolkit may lack."""
+    wheels = Path(torch.__file__).parent.parent / "nvidia"
+    found = [str(p) for p in sorted(wheels.glob("cu*/include"))]
+    return os.pathsep.join([*found, *filter(None, [os.environ.get("CPLUS_INCLUDE_PATH")])])
+
+
 def steps(benchmark_seconds: float) -> list[Step]:
     python, none = sys.executable, {}
     sanitizer = os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin/compute-sanitizer")
@@ -88,7 +95,11 @@ def steps(benchmark_seconds: float) -> list[Step]:
             "build",
             [python, "setup.py", "build_ext", "--inplace"],
             240,
-            {"FASTRNN_CUDA": "1", "MAX_JOBS": str(os.cpu_count() or 2)},
+            {
+                "FASTRNN_CUDA": "1",
+                "MAX_JOBS": str(os.cpu_count() or 2),
+                "CPLUS_INCLUDE_PATH": library_headers(),
+            },
         ),
         Step(
             "tests on the device",
