@@ -66,7 +66,7 @@ def extension() -> object:
     cxx += ["-fno-math-errno", "-fno-trapping-math"]
     link = ["-fopenmp"]
     if os.environ.get("FASTRNN_SANITIZE") == "1":
-        cxx += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        cxx += ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         link += ["-fsanitize=address,undefined"]
     if not wants_cuda():
         return cpp_extension.CppExtension(

@@ -21,6 +21,10 @@
 // (any may be absent) and what forward kept; given no slots it recomputes them. It returns gradients in
 // the order of their tensors, those not asked for by `needs` ([x, weights]) and those of absent tensors
 // without elements. Neither op keeps or changes its inputs.
+//
+// prepack packs a layer's matrices for this process's kernels, as `weights` says: own (the dtype they
+// have), bfloat16 or int8 (with a scale for each row). forward_prepacked is forward with them; it has no
+// backward, and keep is at most 1.
 #include <torch/library.h>
 
 TORCH_LIBRARY(fastrnn, m) {
@@ -34,4 +38,9 @@ TORCH_LIBRARY(fastrnn, m) {
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, Tensor y, Tensor c, "
       "Tensor slots, bool[2] needs) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, "
       "Tensor db_ih, Tensor db_hh, Tensor dw_hr)");
+  m.def("prepack(str cell, Tensor w_ih, Tensor w_hh, Tensor? w_hr, str weights) -> Tensor");
+  m.def(
+      "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, "
+      "Tensor? b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
+      "bool reverse, int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
 }

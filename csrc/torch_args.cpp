@@ -31,15 +31,15 @@ void check_batch_sizes(const Layer& layer) {
 
 }  // namespace
 
-Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
-                  const OptionalTensor& c0, const at::Tensor& w_ih, const at::Tensor& w_hh,
-                  const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
-                  const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                  const OptionalTensor& reset) {
+Layer check_inputs(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
+                   const OptionalTensor& c0, const OptionalTensor& batch_sizes,
+                   const OptionalTensor& lengths, const OptionalTensor& reset, int64_t H, int64_t P) {
   Layer layer;
   layer.id = find_cell(cell);
   layer.cell = &cell_info(layer.id);
   const CellInfo& info = *layer.cell;
+  layer.H = H;
+  layer.P = P;
 
   TORCH_CHECK(x.dim() == 3 || x.dim() == 2, "fastrnn: the input must have 2 or 3 dimensions, got ",
               x.dim());
@@ -59,23 +59,8 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
     layer.B = x.size(-2);
     TORCH_CHECK(layer.T > 0, "Expected sequence length to be larger than 0 in RNN");
   }
-
-  TORCH_CHECK(w_ih.dim() == 2 && w_ih.size(0) % info.gates == 0, "fastrnn: w_ih must have the shape [",
-              info.gates, " * hidden_size, input_size], got ", w_ih.sizes());
-  layer.H = w_ih.size(0) / info.gates;
-  layer.P = w_hr.has_value() ? w_hr->size(0) : layer.H;
-  const int64_t G = info.gates * layer.H;
   TORCH_CHECK(layer.I > 0 && layer.H > 0 && layer.P > 0, "fastrnn: sizes must be positive");
-  TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
-  check(w_ih, "w_ih", {G, layer.I}, x);
-  check(w_hh, "w_hh", {G, layer.P}, x);
   check(h0, "h0", {layer.B, layer.P}, x);
-  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "fastrnn: b_ih and b_hh come together or not at all");
-  if (b_ih.has_value()) {
-    check(*b_ih, "b_ih", {G}, x);
-    check(*b_hh, "b_hh", {G}, x);
-  }
-  if (w_hr.has_value()) check(*w_hr, "w_hr", {layer.P, layer.H}, x);
   TORCH_CHECK(c0.has_value() == info.has_c, "fastrnn: ", info.name,
               info.has_c ? " needs c0" : " has no c0");
   if (c0.has_value()) check(*c0, "c0", {layer.B, layer.H}, x);
@@ -97,10 +82,37 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
     layer.reset = layer.reset.contiguous();
   }
 
-  auto contiguous = [](const OptionalTensor& t) { return t.has_value() ? t->contiguous() : at::Tensor(); };
   layer.x = x.stride(-1) == 1 || layer.I == 1 ? x : x.contiguous();
   layer.h0 = h0.contiguous();
-  layer.c0 = contiguous(c0);
+  if (c0.has_value()) layer.c0 = c0->contiguous();
+  return layer;
+}
+
+Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
+                  const OptionalTensor& c0, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                  const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                  const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                  const OptionalTensor& reset) {
+  const CellInfo& info = cell_info(find_cell(cell));
+  TORCH_CHECK(w_ih.dim() == 2 && w_ih.size(0) % info.gates == 0, "fastrnn: w_ih must have the shape [",
+              info.gates, " * hidden_size, input_size], got ", w_ih.sizes());
+  TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
+  const int64_t H = w_ih.size(0) / info.gates, P = w_hr.has_value() ? w_hr->size(0) : H;
+  Layer layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, H, P);
+
+  const int64_t G = info.gates * H;
+  check(w_ih, "w_ih", {G, layer.I}, x);
+  check(w_hh, "w_hh", {G, P}, x);
+  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "fastrnn: b_ih and b_hh come together or not at all");
+  if (b_ih.has_value()) {
+    check(*b_ih, "b_ih", {G}, x);
+    check(*b_hh, "b_hh", {G}, x);
+  }
+  if (w_hr.has_value()) check(*w_hr, "w_hr", {P, H}, x);
+
+  const auto contiguous = [](const OptionalTensor& t) {
+    return t.has_value() ? t->contiguous() : at::Tensor();
+  };
   layer.w_ih = w_ih.contiguous();
   layer.w_hh = w_hh.contiguous();
   layer.b_ih = contiguous(b_ih);

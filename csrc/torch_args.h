@@ -38,6 +38,11 @@ struct Layer {
   }
 };
 
+// All but the weights, for a layer of H hidden units whose h has P numbers.
+Layer check_inputs(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
+                   const OptionalTensor& c0, const OptionalTensor& batch_sizes,
+                   const OptionalTensor& lengths, const OptionalTensor& reset, int64_t H, int64_t P);
+
 Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
                   const OptionalTensor& c0, const at::Tensor& w_ih, const at::Tensor& w_hh,
                   const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,

@@ -6,86 +6,65 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/driver.h"
-#include "torch_args.h"
+#include "torch_arrays.h"
 
 namespace fastrnn {
 namespace {
 
 using at::Tensor;
 
-// A tensor's memory as the kernels' type; null for an absent or empty tensor.
-template <class T>
-T* data(const Tensor& t) {
-  return t.defined() && t.numel() > 0 ? static_cast<T*>(t.data_ptr()) : nullptr;
+// Whether float32 products may be of operands rounded to bfloat16: torch.set_float32_matmul_precision or
+// torch.backends.mkldnn.rnn.fp32_precision say so. ("high", a sum of three such products, would take longer
+// than float32 itself with these instructions, so that it is computed as "highest".)
+bool bf16_products_allowed() {
+  const at::Context& context = at::globalContext();
+  return context.float32MatmulPrecision() == at::Float32MatmulPrecision::MEDIUM ||
+         context.float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::RNN) ==
+             at::Float32Precision::BF16;
 }
 
-// Calls body(tag) with a value of the kernels' storage type.
-template <class Body>
-void for_type(at::ScalarType type, Body body) {
-  switch (type) {
-    case at::kFloat:
-      return body(float{});
-    case at::kDouble:
-      return body(double{});
-    case at::kBFloat16:
-      return body(BFloat16{});
-    case at::kHalf:
-      return body(Half{});
-    default:
-      TORCH_CHECK(false, "fastrnn: the kernels compute in float32, float64, bfloat16 and float16, not in ",
-                  type);
+// How a layer's matrices are held: as the tensors' own type, or packed narrower.
+enum class Packing { own, bf16, int8 };
+
+// Calls body(kernels) with the table that serves tensors of type S on this processor.
+template <class S, class Body>
+auto with_kernels(Packing packing, Body body) {
+  const Target& t = target();
+  if constexpr (std::is_same_v<S, float>) {
+    if (packing == Packing::bf16) return body(*t.f32_w16);
+    if (packing == Packing::int8) return body(*t.f32_w8);
+    return t.f32_bf16_dot && bf16_products_allowed() ? body(*t.f32_bf16_dot) : body(*t.f32);
+  } else if constexpr (std::is_same_v<S, double>) {
+    return body(*t.f64);
+  } else if constexpr (std::is_same_v<S, Half>) {
+    return body(*t.f16);
+  } else {
+    return t.bf16_dot ? body(*t.bf16_dot) : body(*t.bf16);
   }
 }
-
-void run(const ForwardArgs<float>& args) { run_forward(args, *target().f32); }
-void run(const ForwardArgs<double>& args) { run_forward(args, *target().f64); }
-void run(const ForwardArgs<Half>& args) { run_forward(args, *target().f16); }
-void run(const ForwardArgs<BFloat16>& args) {
-  target().bf16_dot ? run_forward(args, *target().bf16_dot) : run_forward(args, *target().bf16);
-}
-void run(const BackwardArgs<float>& args) { run_backward(args, *target().f32); }
-void run(const BackwardArgs<double>& args) { run_backward(args, *target().f64); }
-void run(const BackwardArgs<Half>& args) { run_backward(args, *target().f16); }
-void run(const BackwardArgs<BFloat16>& args) {
-  target().bf16_dot ? run_backward(args, *target().bf16_dot) : run_backward(args, *target().bf16);
-}
-
-// A layer's sequence; keeps the first rows of a packed batch's steps alive.
-struct SequenceOf : Sequence {
-  std::vector<int64_t> first_rows;
-
-  SequenceOf(const Layer& layer, bool reverse_) : Sequence{} {
-    T = layer.T;
-    B = layer.B;
-    rows = layer.rows;
-    lengths = data<int64_t>(layer.lengths);
-    reset = data<uint8_t>(layer.reset);
-    reverse = reverse_;
-    if (!layer.batch_sizes.defined()) return;
-    const int64_t* size = layer.batch_sizes.const_data_ptr<int64_t>();
-    first_rows.assign(T + 1, 0);
-    for (int64_t t = 0; t < T; ++t) first_rows[t + 1] = first_rows[t] + size[t];
-    first = first_rows.data();
-  }
-};
 
 template <class S>
-Weights<S> weights_of(const Layer& layer) {
-  return {layer.I,
-          layer.H,
-          layer.P,
-          data<S>(layer.w_ih),
-          data<S>(layer.w_hh),
-          data<S>(layer.b_ih),
-          data<S>(layer.b_hh),
-          data<S>(layer.w_hr)};
+void run(const ForwardArgs<S>& args, Packing packing) {
+  with_kernels<S>(packing, [&](const auto& kernels) { run_forward(args, kernels); });
+}
+
+template <class S>
+void run(const BackwardArgs<S>& args) {
+  with_kernels<S>(Packing::own, [&](const auto& kernels) {
+    if constexpr (std::is_same_v<typename std::decay_t<decltype(kernels)>::Panel,
+                                 typename std::decay_t<decltype(kernels)>::Operand>) {
+      run_backward(args, kernels);
+    }
+  });
 }
 
 struct Kept {
   Tensor y, h_n, c_n, c, slots;
 };
 
-Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep) {
+// `panels` are the layer's matrices as prepack() made them, or undefined.
+Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep, const Tensor& panels = {},
+                   Packing packing = Packing::own) {
   const auto options = layer.x.options();
   const bool has_c = layer.cell->has_c;
   const auto none = [&] { return at::empty({0}, options); };
@@ -103,6 +82,10 @@ Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep) {
     a.cell = layer.id;
     a.sequence = sequence;
     a.weights = weights_of<S>(layer);
+    if (panels.defined()) {
+      a.weights.panels = panels.const_data_ptr();
+      if (layer.P != layer.H) a.weights.w_hr = static_cast<const S*>(a.weights.panels);
+    }
     a.x = data<S>(layer.x);
     a.x_step = layer.x.dim() == 3 ? layer.x.stride(0) : 0;
     a.x_row = layer.x.stride(-2);
@@ -113,7 +96,7 @@ Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep) {
     a.c_n = data<S>(out.c_n);
     a.c = data<S>(out.c);
     a.slots = data<S>(out.slots);
-    run(a);
+    run(a, packing);
   });
   return out;
 }
@@ -128,6 +111,75 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   const SequenceOf sequence(layer, reverse);
   Kept out = forward_layer(layer, sequence, keep);
   return {out.y, out.h_n, out.c_n, out.c, out.slots};
+}
+
+Packing find_packing(std::string_view weights, at::ScalarType type) {
+  if (weights == "own") return Packing::own;
+  TORCH_CHECK(type == at::kFloat, "fastrnn: only float32 weights can be packed as ", weights);
+  if (weights == "bfloat16") return Packing::bf16;
+  TORCH_CHECK(weights == "int8", "fastrnn: weights can be packed as own, bfloat16 or int8, not ", weights);
+  return Packing::int8;
+}
+
+Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
+               std::string_view weights) {
+  const CellInfo& info = cell_info(find_cell(cell));
+  const Packing packing = find_packing(weights, w_ih.scalar_type());
+  TORCH_CHECK(w_ih.dim() == 2 && w_hh.dim() == 2 && w_ih.size(0) == w_hh.size(0) &&
+                  w_ih.size(0) % info.gates == 0 && w_hh.scalar_type() == w_ih.scalar_type(),
+              "fastrnn: w_ih and w_hh must have the shapes [", info.gates,
+              " * hidden_size, .] and one dtype");
+  Layer layer;
+  layer.I = w_ih.size(1);
+  layer.H = w_ih.size(0) / info.gates;
+  layer.P = w_hh.size(1);
+  TORCH_CHECK(w_hr.has_value() ? w_hr->sizes() == at::IntArrayRef({layer.P, layer.H}) : layer.P == layer.H,
+              "fastrnn: w_hr must have the shape [", layer.P, ", ", layer.H, "]");
+  layer.w_ih = w_ih.contiguous();
+  layer.w_hh = w_hh.contiguous();
+  if (w_hr.has_value()) layer.w_hr = w_hr->contiguous();
+  Tensor panels;
+  for_type(w_ih.scalar_type(), [&](auto tag) {
+    using S = decltype(tag);
+    with_kernels<S>(packing, [&](const auto& kernels) {
+      const Weights<S> matrices = weights_of<S>(layer);
+      const int64_t bytes = pack_weights(info, matrices, kernels, nullptr);
+      panels = at::empty({bytes}, w_ih.options().dtype(at::kByte));
+      pack_weights(info, matrices, kernels, static_cast<char*>(panels.data_ptr()));
+    });
+  });
+  return panels;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
+    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+    const Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
+    std::string_view weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+    const OptionalTensor& reset, bool reverse, int64_t keep) {
+  TORCH_CHECK(h0.dim() == 2, "fastrnn: h0 must have 2 dimensions, got ", h0.dim());
+  Layer layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, hidden_size, h0.size(1));
+  const Packing packing = find_packing(weights, x.scalar_type());
+  for (const auto& [given, kept] : {std::pair{&b_ih, &layer.b_ih}, {&b_hh, &layer.b_hh}}) {
+    if (!given->has_value()) continue;
+    TORCH_CHECK(
+        (*given)->numel() == layer.cell->gates * layer.H && (*given)->scalar_type() == x.scalar_type(),
+        "fastrnn: biases must have ", layer.cell->gates * layer.H, " numbers of the input's dtype");
+    *kept = (*given)->contiguous();
+  }
+  int64_t expected = 0;
+  for_type(x.scalar_type(), [&](auto tag) {
+    using S = decltype(tag);
+    Weights<S> sizes = weights_of<S>(layer);
+    if (layer.P != layer.H) sizes.w_hr = static_cast<const S*>(panels.const_data_ptr());
+    with_kernels<S>(packing, [&](const auto& kernels) {
+      expected = pack_weights(*layer.cell, sizes, kernels, nullptr);
+    });
+  });
+  TORCH_CHECK(panels.scalar_type() == at::kByte && panels.numel() == expected && panels.is_contiguous(),
+              "fastrnn: these weights were packed for a layer of other sizes or another precision: ",
+              panels.numel(), " bytes, expected ", expected);
+  Kept out = forward_layer(layer, SequenceOf(layer, reverse), keep, panels, packing);
+  return {out.y, out.h_n, out.c_n, out.c};
 }
 
 // [rows, n] the state before each step: `states` [rows, n] of every step, one step later.
@@ -239,9 +291,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   const Tensor grad_h_n = gradient(dh_n, {layer.B, layer.P}, "dh_n");
   const Tensor grad_c_n = info.has_c ? gradient(dc_n, {layer.B, layer.H}, "dc_n") : Tensor();
   const Tensor grad_c = info.has_c ? gradient(dc, layer.sizes(layer.H), "dc") : Tensor();
-  TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.sizes(layer.P)), "fastrnn: y must be forward's");
-  TORCH_CHECK(!info.has_c || c.numel() == layer.rows * layer.H,
+  const auto check_kept = [&](const Tensor& t, int64_t width, const char* name) {
+    TORCH_CHECK(t.numel() == layer.rows * width && t.scalar_type() == x.scalar_type(), "fastrnn: ", name,
+                " must be what forward kept for the same arguments");
+  };
+  TORCH_CHECK(!info.has_c || c.numel() > 0 || layer.rows == 0,
               "fastrnn: backward needs the c of every step; call forward with keep >= 1");
+  check_kept(y, layer.P, "y");
+  if (info.has_c) check_kept(c, layer.H, "c");
+  if (info.keeps_slots && slots.numel() > 0) check_kept(slots, info.slots * layer.H, "slots");
 
   const Tensor h_all = y.contiguous().view({layer.rows, layer.P});
   const Tensor c_all = info.has_c ? c.contiguous().view({layer.rows, layer.H}) : Tensor();
@@ -331,4 +389,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
 TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("forward", fastrnn::forward);
   m.impl("backward", fastrnn::backward);
+  m.impl("prepack", fastrnn::prepack);
+  m.impl("forward_prepacked", fastrnn::forward_prepacked);
 }

@@ -8,10 +8,12 @@ Example:
     True
 """
 
-from fastrnn import _dynamo
+from fastrnn import _dynamo, onnx
 from fastrnn._build import build_info
+from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, explain
-from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, RNNCell
+from fastrnn.prepack import prepack
 
 __version__ = "0.1.0"
 
@@ -21,10 +23,17 @@ __all__ = [
     "RNN",
     "Explanation",
     "GRUCell",
+    "GRUResetBefore",
     "LSTMCell",
     "RNNCell",
+    "Report",
+    "accelerate",
     "build_info",
     "explain",
+    "patched",
+    "prepack",
+    "restore",
 ]
 
 _dynamo.install()
+onnx.install()

@@ -47,20 +47,25 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        batch_sizes, lengths, reset, *saved = ctx.saved_tensors
-        tensors, kept = saved[:8], saved[8:]
         needs = ctx.needs_input_grad[6:]
-        sequence = Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
-        which = (needs[0], any(needs[3:]))
-        # A graph of this backward is asked for only by create_graph, which compilers do not trace.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
-        else:
-            results = _backward(sequence, which, grads, tensors, kept)
-        return (None,) * 6 + tuple(g if need else None for g, need in zip(results, needs, strict=True))
+        return (None,) * 6 + _gradients(ctx, needs, grads)
 
 
-def _backward(
+def _gradients(ctx: Any, needs: tuple[bool, ...], grads: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """Gradients of x, h0, c0, w_ih .. w_hr, those that are needed, from dy, dh_n, dc_n and dc."""
+    batch_sizes, lengths, reset, *saved = ctx.saved_tensors
+    tensors, kept = saved[:8], saved[8:]
+    sequence = Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
+    which = (needs[0], any(needs[3:]))
+    # A graph of this backward is asked for only by create_graph, which compilers do not trace.
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
+    else:
+        results = run_backward(sequence, which, grads, tensors, kept)
+    return tuple(g if need else None for g, need in zip(results, needs, strict=True))
+
+
+def run_backward(
     sequence: Sequence,
     needs: tuple[bool, bool],
     grads: Any,
@@ -81,7 +86,7 @@ class LayerBackward(torch.autograd.Function):
     def forward(
         ctx: Any, sequence: Sequence, needs: tuple[bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        results = _backward(sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
+        results = run_backward(sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
         ctx.sequence, ctx.needs = sequence, needs
         ctx.save_for_backward(*tensors[:12])
         ctx.set_materialize_grads(False)
@@ -89,58 +94,66 @@ class LayerBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        third_order = torch.is_grad_enabled()
-        with torch.enable_grad():
-            # Aliases, so that gradients with respect to them are not cut short by how they were made.
-            saved = [
-                None if t is None else (t.view_as(t) if third_order else t.detach())
-                for t in ctx.saved_tensors
-            ]
-            for t in saved:
-                if t is not None and not t.requires_grad:
-                    t.requires_grad_()
-            outer, tensors = saved[:4], saved[4:]
-            cell, batch_sizes, lengths, reset, reverse = ctx.sequence
-            outputs: Any = reference.layer(
-                cell,
-                *tensors,  # type: ignore[arg-type]
-                batch_sizes=batch_sizes,
-                lengths=lengths,
-                reset=reset,
-                reverse=reverse,
-            )
-            pairs = [(o, g) for o, g in zip(outputs, outer, strict=True) if o is not None and g is not None]
-            inputs = [t for t in tensors if t is not None]
-            first = torch.autograd.grad(
-                [o for o, _ in pairs],
-                inputs,
-                [g for _, g in pairs],
-                create_graph=True,
-                materialize_grads=True,
-            )
-            given = iter(first)
-            by_input = [None if t is None else next(given) for t in tensors]
-            wanted = [
-                (f, g)
-                for f, g in zip(by_input, grads, strict=True)
-                if f is not None and g is not None and f.requires_grad
-            ]
-            variables = [t for t in saved if t is not None]
-            second: tuple[Tensor | None, ...] = (None,) * len(variables)
-            if wanted:
-                second = torch.autograd.grad(
-                    [f for f, _ in wanted],
-                    variables,
-                    [g for _, g in wanted],
-                    create_graph=third_order,
-                    allow_unused=True,
-                )
-        results = iter(second)
-        return (
-            None,
-            None,
-            *(None if t is None else next(results) for t in saved),
-            None,
-            None,
-            None,
+        second = second_derivative(ctx.sequence, ctx.saved_tensors, grads)
+        return None, None, *second, None, None, None
+
+
+def second_derivative(
+    sequence: Sequence, tensors: Any, grads: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of :class:`LayerBackward`'s dy, dh_n, dc_n, dc, x .. w_hr, given those of its results."""
+    third_order = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, so that gradients with respect to them are not cut short by how they were made.
+        saved = [None if t is None else (t.view_as(t) if third_order else t.detach()) for t in tensors]
+        for t in saved:
+            if t is not None and not t.requires_grad:
+                t.requires_grad_()
+        outer, inputs = saved[:4], saved[4:]
+        cell, *rest = sequence
+        outputs: Any = reference.layer(cell, *inputs, *rest)  # type: ignore[arg-type]
+        pairs = [(o, g) for o, g in zip(outputs, outer, strict=True) if o is not None and g is not None]
+        first = torch.autograd.grad(
+            [o for o, _ in pairs],
+            [t for t in inputs if t is not None],
+            [g for _, g in pairs],
+            create_graph=True,
+            materialize_grads=True,
         )
+        given = iter(first)
+        by_input = [None if t is None else next(given) for t in inputs]
+        wanted = [
+            (f, g)
+            for f, g in zip(by_input, grads, strict=True)
+            if f is not None and g is not None and g.shape == f.shape and f.requires_grad
+        ]
+        variables = [t for t in saved if t is not None]
+        second: tuple[Tensor | None, ...] = (None,) * len(variables)
+        if wanted:
+            second = torch.autograd.grad(
+                [f for f, _ in wanted],
+                variables,
+                [g for _, g in wanted],
+                create_graph=third_order,
+                allow_unused=True,
+            )
+    results = iter(second)
+    return tuple(None if t is None else next(results) for t in saved)
+
+
+def _save_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    cell, *tensors = inputs[:9]
+    batch_sizes, lengths, reset, reverse, _ = inputs[9:]
+    y, _, c_n, c, slots = output
+    ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
+    ctx.cell, ctx.reverse = cell, reverse
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(slots, *(() if ops.CELLS[cell]["has_c"] else (c_n, c)))
+
+
+def _op_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    return None, *_gradients(ctx, ctx.needs_input_grad[1:9], grads[:4]), *(None,) * 5
+
+
+# For whoever calls the op itself, as an exported program does.
+torch.library.register_autograd("fastrnn::forward", _op_gradients, setup_context=_save_op)

@@ -66,12 +66,13 @@ def _explain_layer(
     *,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
+    states: bool = False,
 ) -> Explanation:
     call = module._arrange(input, hx, lengths, reset)
     if call is None:
-        return Explanation("torch", "the arguments do not fit this module; torch.nn says how")
-    path = paths.choose(call.x)
-    if path.name == "torch" and (lengths is not None or reset is not None):
+        return Explanation(paths.MISFIT.name, paths.MISFIT.reason)
+    path = paths.choose(call.x, module.cell)
+    if path.name == "torch" and (lengths is not None or reset is not None or states):
         path = paths.REFERENCE
     weight = module._layer_weights()[0][0]
     dtype = paths.autocast_dtype(module.cell, call.x.device.type) or weight.dtype
@@ -79,11 +80,12 @@ def _explain_layer(
 
 
 def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanation:
-    if module._state(input, hx) is None:
-        if torch._C._is_any_autocast_enabled():
-            return Explanation("torch", "autocast is active, which torch.nn's cells follow")
-        return Explanation("torch", "the arguments do not fit this module; torch.nn says how")
-    return _explanation(paths.choose(input), input, input.dtype)
+    path = module._path(input)
+    if path.name != "torch" and not module._fits(
+        input, module._zeros(input) if hx is None else module._split_state(hx)
+    ):
+        path = paths.MISFIT
+    return _explanation(path, input, module.weight_ih.dtype)
 
 
 def _explanation(path: paths.Path, x: Tensor, dtype: torch.dtype) -> Explanation:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from fastrnn import ops, reference
+from fastrnn import ops, reference, transforms
 from fastrnn.autograd import Layer
 
 # w_ih, w_hh, b_ih, b_hh, w_hr of one layer in one direction; None for those there are not.
 LayerWeights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+State = tuple[Tensor, Tensor | None]
 LayerResult = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 LayerFunction = Callable[..., LayerResult]
 
@@ -35,9 +36,13 @@ def fused_layer(
     The last is there only when ``states`` asks for it or a gradient needs it.
     """
     tensors = (x, h0, c0, *weights)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return transforms.layer(cell, batch_sizes, lengths, reset, reverse, keep, tensors)
+    if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
+        keep = ops.KEEP_C if states else ops.KEEP_NOTHING
+    elif not torch.compiler.is_compiling():
         return Layer.apply(cell, batch_sizes, lengths, reset, reverse, keep, *tensors)
-    keep = ops.KEEP_C if states else ops.KEEP_NOTHING
+    # A compiler finds the derivative by the op, and takes the same tensor for two arguments too.
     y, h_n, c_n, c, _ = ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, keep)
     return y, h_n, c_n, c
 
@@ -59,8 +64,17 @@ def reference_layer(
     return reference.layer(cell, x, h0, c0, *weights, batch_sizes, lengths, reset, reverse)
 
 
-def reset_when_reversed(reset: Tensor) -> Tensor:
-    """The mask for a reverse direction: what begins at step t ends, seen from behind, after step t + 1."""
+LAYERS: dict[str, LayerFunction] = {"fused": fused_layer, "reference": reference_layer}
+
+
+def reset_when_reversed(reset: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """The mask for a reverse direction: what begins at step t ends, seen from behind, after step t + 1.
+
+    Nothing begins beyond a sequence's end.
+    """
+    if lengths is not None:
+        steps = torch.arange(reset.shape[0], device=reset.device)
+        reset = reset & (steps.unsqueeze(1) < lengths)
     return torch.cat((reset[1:], torch.zeros_like(reset[:1])))
 
 
@@ -77,8 +91,9 @@ def recurrent(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     keep: int = ops.KEEP_SLOTS,
+    states: bool = False,
     layer: LayerFunction = fused_layer,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None, list[State]]:
     """All layers and directions.
 
     Args:
@@ -88,22 +103,25 @@ def recurrent(
         weights: of each layer and direction, in torch.nn's order.
         dropout: probability of a zero between layers; 0 when not training.
         batch_sizes, lengths, reset: see csrc/ops.cpp.
+        states: the state after every step is asked for.
         layer: the implementation.
 
     Returns:
-        Output [T, B, directions * P], last h and last c, shaped as the initial ones.
+        Output [T, B, directions * P], last h and last c, shaped as the initial ones, and with ``states``
+        h [T, B, directions * P] and c [T, B, directions * H] of every step for each layer.
     """
     h_last: list[Tensor] = []
     c_last: list[Tensor] = []
+    steps: list[State] = []
     count = len(weights) // directions
     backward_reset = reset
     if reset is not None and directions == 2:
-        backward_reset = reset_when_reversed(reset)
+        backward_reset = reset_when_reversed(reset, lengths)
     for i in range(count):
-        outputs = []
+        outputs, cells = [], []
         for direction in range(directions):
             at = i * directions + direction
-            y, h_n, c_n, _ = layer(
+            y, h_n, c_n, c = layer(
                 cell,
                 x,
                 h0[at],
@@ -114,15 +132,23 @@ def recurrent(
                 backward_reset if direction else reset,
                 direction == 1,
                 keep,
+                states,
             )
             outputs.append(y)
             h_last.append(h_n)
-            if c_n is not None:
+            if c0 is not None and c_n is not None and c is not None:
                 c_last.append(c_n)
-        x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+                cells.append(c)
+        x = _beside(outputs)
+        if states:
+            steps.append((x, _beside(cells) if cells else None))
         if dropout > 0 and i < count - 1:
             x = drop(x, dropout, training=True)
-    return x, _stack(h_last), None if c0 is None else _stack(c_last)
+    return x, _stack(h_last), None if c0 is None else _stack(c_last), steps
+
+
+def _beside(directions: list[Tensor]) -> Tensor:
+    return directions[0] if len(directions) == 1 else torch.cat(directions, -1)
 
 
 def _stack(states: list[Tensor]) -> Tensor:

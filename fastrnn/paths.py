@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-KERNEL_DEVICES = {"cpu", "meta"}
+from fastrnn import ops
+
+KERNEL_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+KERNEL_DEVICES = {"cpu", "meta", *(["cuda"] if ops.BUILT_WITH_CUDA else [])}
 
 
 @dataclass(frozen=True)
@@ -26,26 +28,41 @@ class Path:
 
 
 FUSED = Path("fused", "kernels serve this device and dtype")
-TRANSFORM = Path("reference", "a torch.func transform is active, and kernels are opaque to it")
+TRANSFORM = Path("reference", "a torch.func transform is active that kernels have no rule for")
 FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
 TRACING = Path("torch", "torch.jit is tracing")
-REFERENCE = Path("reference", "lengths and reset have no kernel here, and torch.nn does not know them")
+AUTOCAST = Path("torch", "autocast is active, which torch.nn's cells follow")
+MISFIT = Path("torch", "the arguments do not fit this module; torch.nn says how")
+NO_KERNEL = Path("reference", "this cell has no kernels, and torch.nn does not know it")
+REFERENCE = Path(
+    "reference", "lengths, reset and states have no kernel here, and torch.nn does not know them"
+)
 
 
-def choose(x: Tensor) -> Path:
+def choose(x: Tensor, cell: str | None = None) -> Path:
     """The path for well-formed input x [T, B, I] or [rows, I], by what is true of it and around it."""
+    if cell is not None and cell not in ops.CELLS:
+        return NO_KERNEL
     if not torch.compiler.is_compiling():
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            return TRANSFORM
         if forward_ad._current_level >= 0:
             return FORWARD_AD
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            served = x.dtype in KERNEL_DTYPES and x.device.type in KERNEL_DEVICES and _first_order()
+            return FUSED if served else TRANSFORM
         if torch._C._is_tracing():
             return TRACING
     if x.dtype not in KERNEL_DTYPES:
         return Path("reference", f"there are no kernels for {x.dtype}")
-    if x.device.type not in KERNEL_DEVICES:
+    if not x.is_cpu and x.device.type not in KERNEL_DEVICES:
         return Path("torch", f"this build has no kernels for {x.device.type}")
     return FUSED
+
+
+def _first_order() -> bool:
+    """The torch.func transforms around this call are vmap in any number and one derivative at most."""
+    kind = torch._C._functorch.TransformType
+    active = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    return all(k in (kind.Vmap, kind.Grad) for k in active) and active.count(kind.Grad) <= 1
 
 
 def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:
@@ -58,6 +75,3 @@ def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return None
     return torch.get_autocast_dtype(device_type)
-
-
-__all__ = ["FUSED", "REFERENCE", "Path", "autocast_dtype", "choose"]

@@ -38,6 +38,20 @@ def rnn_relu(x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None) -> tup
     return (x_part + h_part).relu(), None
 
 
+def gru_reset_before(x_part: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
+    """GRU with the reset gate before the matrix product: r scales h, not the product with it."""
+    hidden = h.shape[-1]
+    w_rz, w_n = w_hh.split((2 * hidden, hidden))
+    b_rz, b_n = (None, None) if b_hh is None else b_hh.split((2 * hidden, hidden))
+    x_rz, x_n = x_part.split((2 * hidden, hidden), -1)
+    r, z = (x_rz + linear(h, w_rz, b_rz)).sigmoid().chunk(2, -1)
+    n = (x_n + linear(r * h, w_n, b_n)).tanh()
+    return (1 - z) * n + z * h
+
+
+# What the kernels' contract can't express, since one product needs the other's result.
+WITHOUT_KERNEL = {"gru_reset_before": gru_reset_before}
+
 CELLS: dict[str, Cell] = {"lstm": lstm, "gru": gru, "rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu}
 
 
@@ -84,7 +98,11 @@ def layer(
                 mask = mask & active
             h_in = torch.where(mask, 0, h_in)
             c_in = None if c_in is None else torch.where(mask, 0, c_in)
-        h_out, c_out = CELLS[cell](steps[t], linear(h_in, w_hh, b_hh), h_in, c_in)
+        c_out: Tensor | None = None
+        if cell in WITHOUT_KERNEL:
+            h_out = WITHOUT_KERNEL[cell](steps[t], h_in, w_hh, b_hh)
+        else:
+            h_out, c_out = CELLS[cell](steps[t], linear(h_in, w_hh, b_hh), h_in, c_in)
         if w_hr is not None:
             h_out = linear(h_out, w_hr)
         h_steps[t], c_steps[t] = h_out, c_out

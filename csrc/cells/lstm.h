@@ -23,7 +23,13 @@ struct Lstm {
     s[2] = tanh(s[2]);
     s[3] = sigmoid(s[3]);
     c = s[1] * c_prev + s[0] * s[2];
-    h = s[3] * tanh(c);
+    h = output(s, c);
+  }
+
+  // h from what forward left, for layers that project it.
+  template <class V>
+  static FASTRNN_INLINE V output(const V (&s)[slots], V c) {
+    return s[3] * tanh(c);
   }
 
   template <class V>

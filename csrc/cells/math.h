@@ -22,6 +22,14 @@
 #define FASTRNN_INLINE inline __attribute__((always_inline))
 #endif
 
+#ifdef __CUDA_ARCH__
+#define FASTRNN_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define FASTRNN_UNROLL
+#else
+#define FASTRNN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace fastrnn {
 
 template <class To, class From>
@@ -95,7 +103,7 @@ FASTRNN_INLINE ExpParts<V> exp_parts(V x) {
   Scalar inverse_factorial = 1;
   for (int i = 2; i < K::terms; ++i) inverse_factorial /= i;
   V sum = V{} + inverse_factorial;
-#pragma GCC unroll 16
+FASTRNN_UNROLL
   for (int i = K::terms - 1; i > 2; --i) {
     inverse_factorial *= i;
     sum = sum * r + inverse_factorial;

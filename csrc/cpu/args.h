@@ -41,6 +41,9 @@ struct Weights {
   const Storage* b_ih;  // [G * H] or null
   const Storage* b_hh;  // [G * H] or null
   const Storage* w_hr;  // [P, H] or null
+  // The matrices packed by pack_weights() for the kernels in use, or null. With them w_ih and w_hh are null
+  // and w_hr may be anything but null where there is a projection.
+  const void* panels;
 };
 
 template <class Storage>

@@ -2,7 +2,7 @@
 //
 // The steps run in the order opposite to forward's. Each begins with the product of the later step's
 // pre-activation gradients with w_hh, one tile at a time, and ends it with the cell's backward equations,
-// so that here, too, one barrier a step is enough. Gradients of weights, biases and input are products
+// so that here, too, a step is one phase of the team. Gradients of weights, biases and input are products
 // over all steps at once and the caller's.
 #include <cstring>
 #include <type_traits>
@@ -13,13 +13,15 @@
 namespace fastrnn {
 namespace {
 
-template <class Storage, class Operand, class Compute>
+template <class Kernels>
 class Backward {
  public:
-  using K = Kernels<Storage, Operand, Compute>;
-  using Product = GatedProduct<Storage, Operand, Compute>;
+  using Storage = typename Kernels::Storage;
+  using Operand = typename Kernels::Operand;
+  using Compute = typename Kernels::Compute;
+  using Product = GatedProduct<Kernels>;
 
-  Backward(const BackwardArgs<Storage>& args, const K& kernels)
+  Backward(const BackwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
         k_(kernels),
         q_(args.sequence),
@@ -48,26 +50,17 @@ class Backward {
   int threads() const { return partition_.threads; }
 
   void operator()(int id, Team& team) {
-    const Range batch = partition_.batch(q_.B, id, team.size());
-    const Range outputs = partition_.blocks(recurrent_.blocks(), id, team.size());
-    const Range cells = projected() ? partition_.blocks(projection_.blocks(), id, team.size()) : outputs;
-    for (int64_t j : each(part_of(recurrent_.blocks(), id, team.size()))) recurrent_.pack(j);
-    if (projected()) {
-      for (int64_t j : each(part_of(projection_.blocks(), id, team.size()))) projection_.pack(j);
+    team.phase(id, recurrent_.blocks(), [&](int64_t j) { recurrent_.pack(j); });
+    if (projected()) team.phase(id, projection_.blocks(), [&](int64_t j) { projection_.pack(j); });
+    if (partition_.by_batch) {
+      const auto alone = [](int64_t items, auto body) {
+        for (int64_t i = 0; i < items; ++i) body(i);
+      };
+      team.phase(id, partition_.slices(),
+                 [&](int64_t i) { run(part_of(q_.B, i, partition_.slices()), alone); });
+    } else {
+      run({0, q_.B}, [&](int64_t items, auto body) { team.phase(id, items, body); });
     }
-    start(part_of(q_.B, id, team.size()));
-    team.barrier(id);
-    for (int64_t k = q_.T - 1; k >= 0; --k) {
-      if (projected()) {
-        gather_dh(k, batch, outputs);
-        if (!partition_.by_batch) team.barrier(id);
-        step_through_projection(k, batch, cells);
-      } else {
-        step(k, batch, outputs);
-      }
-      if (!partition_.by_batch) team.barrier(id);
-    }
-    finish(batch, outputs, cells);
   }
 
  private:
@@ -86,6 +79,22 @@ class Backward {
   };
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
+
+  // All steps of some sequences; for_items(n, body) calls body(0) .. body(n - 1), sharing them out or not.
+  template <class ForItems>
+  void run(Range batch, ForItems for_items) {
+    for_items(batch.size(), [&](int64_t i) { start(batch.begin + i); });
+    for (int64_t k = q_.T - 1; k >= 0; --k) {
+      if (projected()) {
+        for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(k, batch, j); });
+        for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(k, batch, j); });
+      } else {
+        for_items(recurrent_.blocks(), [&](int64_t j) { step(k, batch, j); });
+      }
+    }
+    for_items(recurrent_.blocks(), [&](int64_t j) { finish_h(batch, j); });
+    if (cell_.has_c) for_items(batch.size(), [&](int64_t i) { finish_c(batch.begin + i); });
+  }
 
   bool has_product(int64_t k, int64_t b) const {
     return k + 1 < q_.T && q_.active(q_.step(k + 1), b) && !q_.resets(q_.step(k + 1), b);
@@ -115,18 +124,16 @@ class Backward {
     }
   }
 
-  void start(Range batch) {
-    for (int64_t b : each(batch)) {
-      for (Operand* buffer : d_) {
-        // Slots are padded to what products read at a time.
-        std::fill(buffer + b * d_stride_, buffer + (b + 1) * d_stride_, Operand{});
-      }
-      load_row(a_.dh_n, b, P_, carry_h_);
-      if (cell_.has_c) load_row(a_.dc_n, b, H_, carry_c_);
-      if (!projected()) continue;
-      std::fill(dh_ + b * dh_stride_, dh_ + (b + 1) * dh_stride_, Operand{});
-      std::fill(no_carry_ + b * H_, no_carry_ + (b + 1) * H_, Compute(0));
+  void start(int64_t b) {
+    for (Operand* buffer : d_) {
+      // Slots are padded to what products read at a time.
+      std::fill(buffer + b * d_stride_, buffer + (b + 1) * d_stride_, Operand{});
     }
+    load_row(a_.dh_n, b, P_, carry_h_);
+    if (cell_.has_c) load_row(a_.dc_n, b, H_, carry_c_);
+    if (!projected()) return;
+    std::fill(dh_ + b * dh_stride_, dh_ + (b + 1) * dh_stride_, Operand{});
+    std::fill(no_carry_ + b * H_, no_carry_ + (b + 1) * H_, Compute(0));
   }
 
   void load_row(const Storage* from, int64_t b, int64_t n, Compute* to) const {
@@ -147,24 +154,22 @@ class Backward {
   // Rows that have a product to be formed lie before this one.
   int64_t product_rows(int64_t k) const { return k + 1 < q_.T ? q_.batch(q_.step(k + 1)) : 0; }
 
-  void step(int64_t k, Range batch, Range blocks) {
+  void step(int64_t k, Range batch, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
-    for (int64_t j : each(blocks)) {
-      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-      for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
-        const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
-        if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
-        for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
-          const Compute* product = p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr;
-          if (p.active) {
-            cell(k, b, count, u0, units, p, product, recurrent_.columns());
-          } else {
-            add_to_carry(b, count, u0, units, product);
-            clear(k, b, count, u0, units);
-          }
-        });
+    const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
+    for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+      const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
+      if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
+      for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
+        const Compute* product = p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr;
+        if (p.active) {
+          cell(k, b, count, u0, units, p, product, recurrent_.columns());
+        } else {
+          add_to_carry(b, count, u0, units, product);
+          clear(k, b, count, u0, units);
+        }
       });
-    }
+    });
   }
 
   void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, Part p, const Compute* product,
@@ -246,84 +251,71 @@ class Backward {
   }
 
   // With a projection, first: the whole gradient of h.
-  void gather_dh(int64_t k, Range batch, Range blocks) {
+  void gather_dh(int64_t k, Range batch, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t t = q_.step(k);
-    for (int64_t j : each(blocks)) {
-      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-      for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
-        const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
-        if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
-        for (int64_t b = b0; b < b0 + rows; ++b) {
-          const Part p = part(k, b);
-          add_to_carry(b, 1, u0, units, p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr);
-          if (b >= q_.batch(t)) continue;
-          const int64_t at = (q_.first_row(t) + b) * P_ + u0;
-          Operand* operand = dh_ + b * dh_stride_ + u0;
-          if (!p.active) {
-            std::fill_n(a_.dh + at, units, Storage{});
-            std::fill_n(operand, units, Operand{});
-            continue;
-          }
-          Compute* carry = carry_h_ + b * P_ + u0;
-          if (a_.dy) {
-            Compute dy[max_tile_vectors * 16];
-            k_.to_compute(units, a_.dy + at, dy);
-            for (int64_t u = 0; u < units; ++u) carry[u] += dy[u];
-          }
-          k_.to_storage(units, carry, a_.dh + at);
-          k_.round_to_operand(units, carry, operand);
-          std::fill_n(carry, units, Compute(0));
+    const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
+    for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+      const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
+      if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
+      for (int64_t b = b0; b < b0 + rows; ++b) {
+        const Part p = part(k, b);
+        add_to_carry(b, 1, u0, units, p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr);
+        if (b >= q_.batch(t)) continue;
+        const int64_t at = (q_.first_row(t) + b) * P_ + u0;
+        Operand* operand = dh_ + b * dh_stride_ + u0;
+        if (!p.active) {
+          std::fill_n(a_.dh + at, units, Storage{});
+          std::fill_n(operand, units, Operand{});
+          continue;
         }
-      });
-    }
+        Compute* carry = carry_h_ + b * P_ + u0;
+        if (a_.dy) {
+          Compute dy[max_tile_vectors * 16];
+          k_.to_compute(units, a_.dy + at, dy);
+          for (int64_t u = 0; u < units; ++u) carry[u] += dy[u];
+        }
+        k_.to_storage(units, carry, a_.dh + at);
+        k_.round_to_operand(units, carry, operand);
+        std::fill_n(carry, units, Compute(0));
+      }
+    });
   }
 
   // Then: through the projection to the cell.
-  void step_through_projection(int64_t k, Range batch, Range blocks) {
+  void step_through_projection(int64_t k, Range batch, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
-    for (int64_t j : each(blocks)) {
-      const int64_t u0 = j * projection_.block(), units = projection_.units(j);
-      for_tiles(batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
-        const Operand* pointers[max_tile_rows];
-        for (int m = 0; m < rows; ++m) pointers[m] = dh_ + (b0 + m) * dh_stride_;
-        projection_.multiply(j, rows, pointers, acc);
-        for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
-          if (p.active) {
-            cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns());
-          } else {
-            clear(k, b, count, u0, units);
-          }
-        });
-      });
-    }
-  }
-
-  void finish(Range batch, Range outputs, Range cells) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
-    for (int64_t j : each(outputs)) {
-      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-      for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
-        multiply(-1, j, b0, rows, acc);
-        for (int64_t b = b0; b < b0 + rows; ++b) {
-          add_to_carry(b, 1, u0, units,
-                       has_product(-1, b) ? acc + (b - b0) * recurrent_.columns() : nullptr);
-          k_.to_storage(units, carry_h_ + b * P_ + u0, a_.dh0 + b * P_ + u0);
+    const int64_t u0 = j * projection_.block(), units = projection_.units(j);
+    for_tiles(batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
+      const Operand* pointers[max_tile_rows];
+      for (int m = 0; m < rows; ++m) pointers[m] = dh_ + (b0 + m) * dh_stride_;
+      projection_.multiply(j, rows, pointers, acc);
+      for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
+        if (p.active) {
+          cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns());
+        } else {
+          clear(k, b, count, u0, units);
         }
       });
-    }
-    if (!cell_.has_c) return;
-    const int64_t block = projected() ? projection_.block() : recurrent_.block();
-    for (int64_t j : each(cells)) {
-      const int64_t u0 = j * block, units = std::min(block, H_ - u0);
-      for (int64_t b : each(batch)) {
-        k_.to_storage(units, carry_c_ + b * H_ + u0, a_.dc0 + b * H_ + u0);
-      }
-    }
+    });
   }
 
+  void finish_h(Range batch, int64_t j) {
+    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
+    for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+      multiply(-1, j, b0, rows, acc);
+      for (int64_t b = b0; b < b0 + rows; ++b) {
+        add_to_carry(b, 1, u0, units, has_product(-1, b) ? acc + (b - b0) * recurrent_.columns() : nullptr);
+        k_.to_storage(units, carry_h_ + b * P_ + u0, a_.dh0 + b * P_ + u0);
+      }
+    });
+  }
+
+  void finish_c(int64_t b) { k_.to_storage(H_, carry_c_ + b * H_, a_.dc0 + b * H_); }
+
   const BackwardArgs<Storage>& a_;
-  const K& k_;
+  const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
   const int64_t H_, P_;
@@ -341,13 +333,14 @@ class Backward {
 
 }  // namespace
 
-template <class Storage, class Operand, class Compute>
-void run_backward(const BackwardArgs<Storage>& args, const Kernels<Storage, Operand, Compute>& kernels) {
-  Backward<Storage, Operand, Compute> backward(args, kernels);
+template <class Kernels>
+void run_backward(const BackwardArgs<typename Kernels::Storage>& args, const Kernels& kernels) {
+  Backward<Kernels> backward(args, kernels);
   run_team(backward.threads(), backward);
 }
 
 template void run_backward(const BackwardArgs<float>&, const Kernels<float, float, float>&);
+template void run_backward(const BackwardArgs<float>&, const Kernels<float, BFloat16, float>&);
 template void run_backward(const BackwardArgs<double>&, const Kernels<double, double, double>&);
 template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
 template void run_backward(const BackwardArgs<Half>&, const Kernels<Half, float, float>&);

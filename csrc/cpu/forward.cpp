@@ -2,8 +2,9 @@
 //
 // The input's products are computed a chunk of steps at a time, into a buffer that stays in the cache;
 // then the chunk's steps, each one product per tile of rows and block of units with the cell's equations
-// at its end. h is kept twice, in turn read by one step and written by the next, so that one barrier a
-// step is enough; a thread that has all units of its sequences needs none.
+// at its end. h is kept twice, in turn read by one step and written by the next, so that a step is one
+// phase of the team, its items the blocks of units. Where all weights fit each core's cache the batch is
+// cut into slices instead, which go through all steps without waiting for each other.
 #include <cstring>
 #include <type_traits>
 
@@ -13,13 +14,15 @@
 namespace fastrnn {
 namespace {
 
-template <class Storage, class Operand, class Compute>
+template <class Kernels>
 class Forward {
  public:
-  using K = Kernels<Storage, Operand, Compute>;
-  using Product = TransposedProduct<Storage, Operand, Compute>;
+  using Storage = typename Kernels::Storage;
+  using Operand = typename Kernels::Operand;
+  using Compute = typename Kernels::Compute;
+  using Product = TransposedProduct<Kernels>;
 
-  Forward(const ForwardArgs<Storage>& args, const K& kernels)
+  Forward(const ForwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
         k_(kernels),
         q_(args.sequence),
@@ -27,19 +30,19 @@ class Forward {
         I_(args.weights.I),
         H_(args.weights.H),
         P_(args.weights.P),
-        input_(kernels, args.weights.w_ih, I_, cell_.gates, H_, packs_input(), workspace_),
-        recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_, packs_recurrent(), workspace_),
-        projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0, packs_recurrent(),
-                    workspace_) {
+        input_(kernels, args.weights.w_ih, I_, cell_.gates, H_),
+        recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_),
+        projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0) {
+    find_panels();
     const double work = 2.0 * cell_.gates * H_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
-    chunk_rows_ = std::max<int64_t>(q_.B, std::min<int64_t>(q_.rows, 384));
     x_stride_ = operand_stride<Operand>(I_);
     h_stride_ = operand_stride<Operand>(P_);
     m_stride_ = operand_stride<Operand>(H_);
-    x_ = workspace_.take<Operand>(chunk_rows_ * x_stride_);
-    pre_ = workspace_.take<Compute>(chunk_rows_ * cell_.gates * H_);
+    for (int i = 0; i < partition_.slices(); ++i) {
+      slices_.push_back(make_slice(part_of(q_.B, i, partition_.slices())));
+    }
     for (Operand*& buffer : operand_) buffer = workspace_.take<Operand>(q_.B * h_stride_);
     if constexpr (std::is_same_v<Operand, Compute>) {
       for (int i = 0; i < 2; ++i) state_[i] = operand_[i];
@@ -63,49 +66,87 @@ class Forward {
   int threads() const { return partition_.threads; }
 
   void operator()(int id, Team& team) {
-    const Range batch = partition_.batch(q_.B, id, team.size());
-    const Range blocks = partition_.blocks(recurrent_.blocks(), id, team.size());
-    const Range outputs = partition_.blocks(projection_.blocks(), id, team.size());
-    for (int64_t j : each(part_of(recurrent_.blocks(), id, team.size()))) {
-      input_.pack(j);
-      recurrent_.pack(j);
+    for (const Product* product : to_pack_) {
+      team.phase(id, product->blocks(), [&](int64_t j) { product->pack(j); });
     }
-    for (int64_t j : each(part_of(projection_.blocks(), id, team.size()))) projection_.pack(j);
-    start(part_of(q_.B, id, team.size()));
-
-    for (int64_t k0 = 0; k0 < q_.T;) {
-      const Chunk chunk = chunk_from(k0);
-      convert_x(chunk, part_of(chunk.rows.size(), id, team.size()));
-      team.barrier(id);
-      if (partition_.by_batch) {
-        project(chunk, part_of(chunk.rows.size(), id, team.size()), blocks);
-        team.barrier(id);
-      } else {
-        project(chunk, {0, chunk.rows.size()}, blocks);
-      }
-      for (int64_t k = chunk.steps.begin; k < chunk.steps.end; ++k) {
-        step(chunk, k, batch, blocks);
-        if (projected()) {
-          if (!partition_.by_batch) team.barrier(id);
-          output_step(k, batch, outputs);
-        }
-        if (!partition_.by_batch) team.barrier(id);
-      }
-      if (partition_.by_batch) team.barrier(id);
-      k0 = chunk.steps.end;
+    if (partition_.by_batch) {
+      const auto alone = [](int64_t items, auto body) {
+        for (int64_t i = 0; i < items; ++i) body(i);
+      };
+      team.phase(id, slices_.size(), [&](int64_t i) { run(slices_[i], alone); });
+    } else {
+      run(slices_[0], [&](int64_t items, auto body) { team.phase(id, items, body); });
     }
-    finish(part_of(q_.B, id, team.size()));
   }
 
  private:
-  struct Chunk {
-    Range steps;  // k of its steps
-    Range rows;   // of every per-step tensor
+  // Some sequences, and the buffers for a chunk of their steps. Rows of a chunk are numbered in the order
+  // of computation, step by step.
+  struct Slice {
+    Range batch;
+    int64_t chunk_rows;
+    Operand* x;    // [chunk rows, x_stride] input as products read it
+    Compute* pre;  // [chunk rows, G * H] its products, with the bias
+
+    Range present(const Sequence& q, int64_t t) const {
+      return {batch.begin, std::clamp(q.batch(t), batch.begin, batch.end)};
+    }
   };
+
+  Slice make_slice(Range batch) {
+    Slice slice;
+    slice.batch = batch;
+    slice.chunk_rows = std::max<int64_t>({batch.size(), std::min<int64_t>(q_.T * batch.size(), 384), 1});
+    slice.x = workspace_.take<Operand>(slice.chunk_rows * x_stride_);
+    slice.pre = workspace_.take<Compute>(slice.chunk_rows * cell_.gates * H_);
+    return slice;
+  }
+
+  // All steps of a slice; for_items(n, body) calls body(0) .. body(n - 1), sharing them out or not. What
+  // is decided about chunks must not depend on who decides, since every thread does.
+  template <class ForItems>
+  void run(const Slice& slice, ForItems for_items) {
+    constexpr int64_t few_rows = 16;
+    const auto pieces = [](int64_t rows) { return (rows + few_rows - 1) / few_rows; };
+    for_items(pieces(slice.batch.size()), [&](int64_t i) {
+      start(part_of(slice.batch.size(), i, pieces(slice.batch.size())), slice.batch.begin);
+    });
+    for (int64_t k0 = 0; k0 < q_.T;) {
+      const Range steps = chunk_from(slice, k0);
+      const int64_t rows = rows_of(slice, steps);
+      for_items(steps.size(), [&](int64_t i) { convert_x(slice, steps, steps.begin + i); });
+      for_items(recurrent_.blocks(), [&](int64_t j) { project(slice, rows, j); });
+      for (int64_t k = steps.begin; k < steps.end; ++k) {
+        for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, steps, k, j); });
+        if (projected()) {
+          for_items(projection_.blocks(), [&](int64_t j) { output_step(slice, k, j); });
+        }
+      }
+      k0 = steps.end;
+    }
+    for_items(pieces(slice.batch.size()), [&](int64_t i) {
+      finish(part_of(slice.batch.size(), i, pieces(slice.batch.size())), slice.batch.begin);
+    });
+  }
+
   bool projected() const { return a_.weights.w_hr != nullptr; }
-  // Packing reads and writes a matrix once; a product with few rows reads it once.
-  bool packs_input() const { return q_.rows > 8; }
-  bool packs_recurrent() const { return q_.B > 2 && q_.rows > 8; }
+  // Packing costs what a hundred rows of a product gain by it, or, where the few rows of a step leave a
+  // product waiting for memory, a dozen steps. Panels packed beforehand are used for any number.
+  void find_panels() {
+    constexpr int64_t many_rows = 128, many_steps = 16;
+    const bool repeated = q_.rows > many_rows || q_.T >= many_steps;
+    char* ready = const_cast<char*>(static_cast<const char*>(a_.weights.panels));
+    for (auto [product, worth_it] :
+         {std::pair{&input_, q_.rows > many_rows}, {&recurrent_, repeated}, {&projection_, repeated}}) {
+      if (ready) {
+        product->use_panels(ready);
+        ready += product->bytes();
+      } else if (worth_it) {
+        product->use_panels(workspace_.take<char>(product->bytes()));
+        to_pack_.push_back(product);
+      }
+    }
+  }
 
   // The bias that the input's part carries, and the one of recurrent parts in a slot of their own.
   void prepare_biases() {
@@ -121,9 +162,9 @@ class Forward {
     }
   }
 
-  void start(Range batch) {
+  void start(Range rows, int64_t b0) {
     const int64_t first = q_.step(0);
-    for (int64_t b : each(batch)) {
+    for (int64_t b = b0 + rows.begin; b < b0 + rows.end; ++b) {
       const bool zero = q_.resets(first, b);
       set_row(a_.h0, b, P_, h_stride_, zero, state_[0], operand_[0]);
       // The other buffer's padding is read as well, once its row has been written.
@@ -152,37 +193,49 @@ class Forward {
     }
   }
 
-  Chunk chunk_from(int64_t k0) const {
-    int64_t k1 = k0, rows = 0;
-    while (k1 < q_.T && (k1 == k0 || rows + q_.batch(q_.step(k1)) <= chunk_rows_)) {
-      rows += q_.batch(q_.step(k1++));
-    }
-    const int64_t lowest = q_.reverse ? q_.step(k1 - 1) : k0;
-    const int64_t first = q_.first_row(lowest);
-    return {{k0, k1}, {first, first + rows}};
+  // The steps from k0 whose rows fit into a chunk; at least one.
+  Range chunk_from(const Slice& slice, int64_t k0) const {
+    int64_t k = k0, rows = 0;
+    do {
+      rows += slice.present(q_, q_.step(k++)).size();
+    } while (k < q_.T && k - k0 < slice.chunk_rows &&
+             rows + slice.present(q_, q_.step(k)).size() <= slice.chunk_rows);
+    return {k0, k};
   }
 
-  void convert_x(const Chunk& chunk, Range part) {
-    for (int64_t i : each(part)) {
-      const int64_t row = chunk.rows.begin + i;
-      const Storage* from =
-          q_.first ? a_.x + row * a_.x_row : a_.x + row / q_.B * a_.x_step + row % q_.B * a_.x_row;
-      Operand* to = x_ + i * x_stride_;
-      k_.to_operand(I_, from, to);
+  int64_t rows_of(const Slice& slice, Range steps) const {
+    int64_t rows = 0;
+    for (int64_t k : each(steps)) rows += slice.present(q_, q_.step(k)).size();
+    return rows;
+  }
+
+  // First row in the chunk of step k.
+  int64_t row_in_chunk(const Slice& slice, Range steps, int64_t k) const {
+    if (!q_.first) return (k - steps.begin) * slice.batch.size();
+    if (slice.batch.size() < q_.B) return rows_of(slice, {steps.begin, k});
+    const int64_t t0 = q_.step(steps.begin), t = q_.step(k);
+    return q_.reverse ? q_.first[t0 + 1] - q_.first[t + 1] : q_.first[t] - q_.first[t0];
+  }
+
+  void convert_x(const Slice& slice, Range steps, int64_t k) {
+    const int64_t t = q_.step(k);
+    Operand* to = slice.x + row_in_chunk(slice, steps, k) * x_stride_;
+    const Storage* from = a_.x + (q_.first ? q_.first[t] * a_.x_row : t * a_.x_step);
+    for (int64_t b : each(slice.present(q_, t))) {
+      k_.to_operand(I_, from + b * a_.x_row, to);
       std::fill(to + I_, to + x_stride_, Operand{});
+      to += x_stride_;
     }
   }
 
-  void project(const Chunk&, Range rows, Range blocks) {
+  void project(const Slice& slice, int64_t rows, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
-    for (int64_t j : each(blocks)) {
-      for_tiles(rows, input_.tile_rows(), [&](int64_t row, int count) {
-        multiply(input_, j, x_, x_stride_, row, count, acc);
-        k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc,
-                    bias_ + j * input_.block(), pre_ + row * cell_.gates * H_ + j * input_.block(),
-                    cell_.gates * H_);
-      });
-    }
+    const int64_t width = cell_.gates * H_, u0 = j * input_.block();
+    for_tiles({0, rows}, input_.tile_rows(), [&](int64_t row, int count) {
+      multiply(input_, j, slice.x, x_stride_, row, count, acc);
+      k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc, bias_ + u0,
+                  slice.pre + row * width + u0, width);
+    });
   }
 
   static void multiply(const Product& product, int64_t j, const Operand* rows, int64_t stride, int64_t row,
@@ -192,40 +245,32 @@ class Forward {
     product.multiply(j, count, pointers, acc);
   }
 
-  void step(const Chunk& chunk, int64_t k, Range batch, Range blocks) {
+  void step(const Slice& slice, Range steps, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
-    const int64_t t = q_.step(k);
-    const Range present = {batch.begin, std::max(batch.begin, std::min(batch.end, q_.batch(t)))};
-    for (int64_t j : each(blocks)) {
-      const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-      for_tiles(present, recurrent_.tile_rows(), [&](int64_t b, int count) {
-        multiply(recurrent_, j, operand_[k % 2], h_stride_, b, count, acc);
-        if (!q_.lengths) return cell(chunk, k, b, count, u0, units, acc);
-        for (int m = 0; m < count; ++m) {
-          if (q_.active(t, b + m)) {
-            cell(chunk, k, b + m, 1, u0, units, acc + m * recurrent_.columns());
-          } else {
-            clear(t, b + m, u0, units);
-          }
+    const int64_t t = q_.step(k), u0 = j * recurrent_.block(), units = recurrent_.units(j);
+    const int64_t row0 = row_in_chunk(slice, steps, k) - slice.batch.begin;
+    for_tiles(slice.present(q_, t), recurrent_.tile_rows(), [&](int64_t b, int count) {
+      multiply(recurrent_, j, operand_[k % 2], h_stride_, b, count, acc);
+      const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
+      if (!q_.lengths) return cell(k, b, count, u0, units, acc, pre);
+      for (int m = 0; m < count; ++m) {
+        if (q_.active(t, b + m)) {
+          cell(k, b + m, 1, u0, units, acc + m * recurrent_.columns(), pre + m * cell_.gates * H_);
+        } else {
+          clear(t, b + m, u0, units);
         }
-      });
-      if (q_.plain() || projected()) continue;
-      for (int64_t b : each(batch)) carry_h(k, b, u0, units);
-    }
-    if (q_.plain() || !cell_.has_c) return;
-    for (int64_t b : each(batch)) {
-      if (!resets_next(k, b)) continue;
-      for (int64_t j : each(blocks)) {
-        Compute* c = c_ + b * H_ + j * recurrent_.block();
-        std::fill(c, c + recurrent_.units(j), Compute(0));
       }
+    });
+    if (q_.plain()) return;
+    for (int64_t b : each(slice.batch)) {
+      if (!projected()) carry_h(k, b, u0, units);
+      if (cell_.has_c && resets_next(k, b)) std::fill_n(c_ + b * H_ + u0, units, Compute(0));
     }
   }
 
-  void cell(const Chunk& chunk, int64_t k, int64_t b, int count, int64_t u0, int64_t units,
-            const Compute* acc) {
+  void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, const Compute* acc,
+            const Compute* pre) {
     const int64_t row = q_.first_row(q_.step(k)) + b;
-    const int64_t width = cell_.gates * H_;
     CellForward<Storage, Operand, Compute> t{};
     t.rows = count;
     t.units = units;
@@ -233,8 +278,8 @@ class Forward {
     t.H = H_;
     t.acc = acc;
     t.acc_row = recurrent_.columns();
-    t.pre = pre_ + (row - chunk.rows.begin) * width + u0;
-    t.pre_row = width;
+    t.pre = pre;
+    t.pre_row = cell_.gates * H_;
     t.b_hh = b_hh_ + u0;
     if (projected()) {
       t.h_prev = t.h = m_state_ + b * m_stride_ + u0;
@@ -284,53 +329,48 @@ class Forward {
   }
 
   // h of a layer with a projection, from the cell's output.
-  void output_step(int64_t k, Range batch, Range blocks) {
+  void output_step(const Slice& slice, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
-    const int64_t t = q_.step(k);
-    const Range present = {batch.begin, std::max(batch.begin, std::min(batch.end, q_.batch(t)))};
-    for (int64_t j : each(blocks)) {
-      const int64_t u0 = j * projection_.block(), units = projection_.units(j);
-      for_tiles(present, projection_.tile_rows(), [&](int64_t b0, int count) {
-        multiply(projection_, j, m_, m_stride_, b0, count, acc);
-        for (int m = 0; m < count; ++m) {
-          const int64_t b = b0 + m;
-          Storage* y = a_.y + (q_.first_row(t) + b) * P_ + u0;
-          const Compute* h = acc + m * projection_.columns();
-          if (!q_.active(t, b)) {
-            std::fill_n(y, units, Storage{});
-            continue;
-          }
-          k_.to_storage(units, h, y);
-          k_.round_to_operand(units, h, operand_[(k + 1) % 2] + b * h_stride_ + u0);
-          if constexpr (!std::is_same_v<Operand, Compute>) {
-            std::copy_n(h, units, state_[0] + b * h_stride_ + u0);
-          }
+    const int64_t t = q_.step(k), u0 = j * projection_.block(), units = projection_.units(j);
+    for_tiles(slice.present(q_, t), projection_.tile_rows(), [&](int64_t b0, int count) {
+      multiply(projection_, j, m_, m_stride_, b0, count, acc);
+      for (int m = 0; m < count; ++m) {
+        const int64_t b = b0 + m;
+        Storage* y = a_.y + (q_.first_row(t) + b) * P_ + u0;
+        const Compute* h = acc + m * projection_.columns();
+        if (!q_.active(t, b)) {
+          std::fill_n(y, units, Storage{});
+          continue;
         }
-      });
-      if (q_.plain()) continue;
-      for (int64_t b : each(batch)) carry_h(k, b, u0, units);
-    }
+        k_.to_storage(units, h, y);
+        k_.round_to_operand(units, h, operand_[(k + 1) % 2] + b * h_stride_ + u0);
+        if constexpr (!std::is_same_v<Operand, Compute>) {
+          std::copy_n(h, units, state_[0] + b * h_stride_ + u0);
+        }
+      }
+    });
+    if (q_.plain()) return;
+    for (int64_t b : each(slice.batch)) carry_h(k, b, u0, units);
   }
 
-  void finish(Range batch) {
-    for (int64_t b : each(batch)) {
+  void finish(Range rows, int64_t b0) {
+    for (int64_t b = b0 + rows.begin; b < b0 + rows.end; ++b) {
       k_.to_storage(P_, state_[q_.T % 2] + b * h_stride_, a_.h_n + b * P_);
       if (cell_.has_c) k_.to_storage(H_, c_ + b * H_, a_.c_n + b * H_);
     }
   }
 
   const ForwardArgs<Storage>& a_;
-  const K& k_;
+  const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
   const int64_t I_, H_, P_;
   Workspace workspace_;
   Product input_, recurrent_, projection_;
+  std::vector<const Product*> to_pack_;
   Partition partition_;
-  int64_t chunk_rows_;
+  std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t x_stride_, h_stride_, m_stride_;
-  Operand* x_;                  // [chunk rows, x_stride] input of a chunk as products read it
-  Compute* pre_;                // [chunk rows, G * H] its products, with the bias
   Operand* operand_[2];         // [B, h_stride] h as products read it, in turn
   Compute* state_[2];           // [B, h_stride] h as cells read it: the same memory, or one copy in Compute
   Compute* c_ = nullptr;        // [B, H]
@@ -341,16 +381,43 @@ class Forward {
 
 }  // namespace
 
-template <class Storage, class Operand, class Compute>
-void run_forward(const ForwardArgs<Storage>& args, const Kernels<Storage, Operand, Compute>& kernels) {
-  Forward<Storage, Operand, Compute> forward(args, kernels);
+template <class Kernels>
+void run_forward(const ForwardArgs<typename Kernels::Storage>& args, const Kernels& kernels) {
+  Forward<Kernels> forward(args, kernels);
   run_team(forward.threads(), forward);
 }
 
-template void run_forward(const ForwardArgs<float>&, const Kernels<float, float, float>&);
-template void run_forward(const ForwardArgs<double>&, const Kernels<double, double, double>&);
-template void run_forward(const ForwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
-template void run_forward(const ForwardArgs<Half>&, const Kernels<Half, float, float>&);
-template void run_forward(const ForwardArgs<BFloat16>&, const Kernels<BFloat16, BFloat16, float>&);
+// Panels in the order in which Forward finds them.
+template <class Kernels>
+int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Storage>& weights,
+                     const Kernels& kernels, char* panels) {
+  using Product = TransposedProduct<Kernels>;
+  const int64_t outputs = weights.w_hr ? weights.P : 0;
+  Product products[] = {{kernels, weights.w_ih, weights.I, cell.gates, weights.H},
+                        {kernels, weights.w_hh, weights.P, cell.gates, weights.H},
+                        {kernels, weights.w_hr, weights.H, 1, outputs}};
+  int64_t bytes = 0;
+  for (Product& product : products) {
+    if (panels) {
+      product.use_panels(panels + bytes);
+      for (int64_t j = 0; j < product.blocks(); ++j) product.pack(j);
+    }
+    bytes += product.bytes();
+  }
+  return bytes;
+}
+
+#define FASTRNN_FORWARD(...)                                                                               \
+  template void run_forward(const ForwardArgs<__VA_ARGS__::Storage>&, const __VA_ARGS__&);                 \
+  template int64_t pack_weights(const CellInfo&, const Weights<__VA_ARGS__::Storage>&, const __VA_ARGS__&, \
+                                char*);
+FASTRNN_FORWARD(Kernels<float, float, float>)
+FASTRNN_FORWARD(Kernels<float, BFloat16, float>)
+FASTRNN_FORWARD(Kernels<float, float, float, BFloat16>)
+FASTRNN_FORWARD(Kernels<float, float, float, int8_t>)
+FASTRNN_FORWARD(Kernels<double, double, double>)
+FASTRNN_FORWARD(Kernels<BFloat16, float, float>)
+FASTRNN_FORWARD(Kernels<Half, float, float>)
+FASTRNN_FORWARD(Kernels<BFloat16, BFloat16, float>)
 
 }  // namespace fastrnn

@@ -1,7 +1,8 @@
 // The leaf kernels: everything that is compiled once for each instruction set, and nothing else.
 //
-// Three types: Storage is the tensors' own; Operand is what products read (Storage converted where
-// the instruction set cannot multiply it); Compute is what they are summed and cells computed in.
+// Four types: Storage is the tensors' own; Operand is what products read (Storage converted where
+// the instruction set cannot multiply it); Compute is what they are summed and cells computed in; Panel is
+// how packed weights are stored, int8 with a scale for each column behind the last row.
 //
 // Units are computed in blocks, whose size a kernel table states. A product gives an `acc` tile
 // [rows][vectors * lanes]: for the forward pass [rows][gates][block] with block * gates columns, for a
@@ -70,8 +71,13 @@ struct CellBackward {
   int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
 };
 
-template <class Storage, class Operand, class Compute>
+template <class Storage_, class Operand_, class Compute_, class Panel_ = Operand_>
 struct Kernels {
+  using Storage = Storage_;
+  using Operand = Operand_;
+  using Compute = Compute_;
+  using Panel = Panel_;
+
   int lanes;           // Compute numbers in a vector
   int k_step;          // k of a product, and of packed panels, is a multiple of this
   int rows_3, rows_4;  // most rows of a tile of three vectors and of four
@@ -80,7 +86,7 @@ struct Kernels {
 
   // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, 3 or 4 vectors of n.
   // panel_row: stride from k to k + k_step.
-  using Multiply = void (*)(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
+  using Multiply = void (*)(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row,
                             Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
 
@@ -91,7 +97,7 @@ struct Kernels {
 
   // Panel of one block of a product with w transposed: column g * block + u from row g * H + u of w.
   void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
-                          int64_t block, Operand* panel);
+                          int64_t block, Panel* panel);
   // Panel of one block of a product with w as it is: column u from column u of w.
   void (*pack)(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel);
 
@@ -115,6 +121,9 @@ struct Target {
   const Kernels<BFloat16, float, float>* bf16;
   const Kernels<Half, float, float>* f16;
   const Kernels<BFloat16, BFloat16, float>* bf16_dot;
+  const Kernels<float, BFloat16, float>* f32_bf16_dot;    // float tensors, products of bfloat16
+  const Kernels<float, float, float, BFloat16>* f32_w16;  // float tensors, weights packed as bfloat16
+  const Kernels<float, float, float, int8_t>* f32_w8;     // and as int8
 };
 
 }  // namespace fastrnn

@@ -2,20 +2,21 @@
 //
 // Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
 
-// How a vector of products is formed from k_step numbers of a row and k_step rows of a panel.
-template <class Operand, class Compute>
+// How a vector of products is formed from k_step numbers of a row and k_step rows of a panel. A panel may
+// be stored narrower than it is multiplied.
+template <class Operand, class Compute, class Panel>
 struct Dot {
   static_assert(std::is_same_v<Operand, Compute>);
   static constexpr int k_step = 1;
   using Weight = Vec<Compute>;
-  static FASTRNN_INLINE Weight weight(const Operand* panel) { return load(panel, lanes_of<Compute>); }
+  static FASTRNN_INLINE Weight weight(const Panel* panel) { return load(panel, lanes_of<Compute>); }
   static FASTRNN_INLINE Weight broadcast(const Operand* a) { return splat(*a); }
   static FASTRNN_INLINE void add(Vec<Compute>& sum, Weight x, Weight w) { sum += x * w; }
 };
 
 #ifdef FASTRNN_HAS_BF16_DOT
 template <>
-struct Dot<BFloat16, float> {
+struct Dot<BFloat16, float, BFloat16> {
   static constexpr int k_step = 2;
   using Weight = __m512bh;
   static FASTRNN_INLINE Weight weight(const BFloat16* panel) {
@@ -35,10 +36,10 @@ struct Dot<BFloat16, float> {
 #endif
 
 // Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
-template <int rows, int vectors, class Operand, class Compute>
-void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
+template <int rows, int vectors, class Operand, class Compute, class Panel>
+void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row, Compute* acc,
               bool accumulate) {
-  using D = Dot<Operand, Compute>;
+  using D = Dot<Operand, Compute, Panel>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4 / rows;
   Vec<Compute> sum[chains][rows][vectors] = {};
@@ -46,7 +47,7 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) row[m] = a[m];
 
-  auto step = [&](int chain, int64_t at, const Operand* p) __attribute__((always_inline)) {
+  auto step = [&](int chain, int64_t at, const Panel* p) __attribute__((always_inline)) {
     typename D::Weight w[vectors];
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::k_step);
@@ -74,6 +75,10 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
       Vec<Compute> total = sum[0][m][n];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
+      if constexpr (std::is_same_v<Panel, int8_t>) {
+        // Each column's scale lies behind the panel's last row.
+        total *= load(reinterpret_cast<const Compute*>(panel) + n * lanes, lanes);
+      }
       Compute* to = acc + (m * vectors + n) * lanes;
       if (accumulate) total += load(to, lanes);
       store(to, total, lanes);
@@ -81,49 +86,44 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
   }
 }
 
-template <class Compute>
-FASTRNN_INLINE Compute sum_of(Vec<Compute> v) {
-  Compute total = 0;
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes_of<Compute>; ++i) total += v[i];
-  return total;
-}
-
-// `weight_rows` rows of w at once against `rows` rows of a, all read along k.
-template <int rows, int weight_rows, class Compute, class Operand, class Storage>
+// `weight_rows` rows of w at once against `rows` rows of a, all read along k: a sum for every lane, and
+// then one vector of sums over lanes. Rows of w beyond `exist` are read as the last that exists.
+template <int rows, class Compute, class Operand, class Storage>
 FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
-                                       Compute* acc, int64_t acc_row) {
-  Vec<Compute> sum[rows][weight_rows] = {};
+                                       int64_t exist, Compute* acc, int64_t acc_row) {
+  constexpr int lanes = lanes_of<Compute>;
+  constexpr int weight_rows = lanes / rows;
+  Vec<Compute> sum[lanes] = {};
+  const Storage* row[weight_rows];
+#pragma GCC unroll 16
+  for (int n = 0; n < weight_rows; ++n) row[n] = w + (n < exist ? n : exist - 1) * w_row;
   for_vectors<Compute>(k, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
     Vec<Compute> x[rows];
 #pragma GCC unroll 4
     for (int m = 0; m < rows; ++m) x[m] = load(a[m] + i, count);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int n = 0; n < weight_rows; ++n) {
-      const Vec<Compute> y = load(w + n * w_row + i, count);
+      const Vec<Compute> y = load(row[n] + i, count);
 #pragma GCC unroll 4
-      for (int m = 0; m < rows; ++m) sum[m][n] += x[m] * y;
+      for (int m = 0; m < rows; ++m) sum[m * weight_rows + n] += x[m] * y;
     }
   });
+  const Vec<Compute> total = sums<lanes>(sum);
 #pragma GCC unroll 4
   for (int m = 0; m < rows; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < weight_rows; ++n) acc[m * acc_row + n] = sum_of<Compute>(sum[m][n]);
+    memcpy(acc + m * acc_row, reinterpret_cast<const Compute*>(&total) + m * weight_rows,
+           weight_rows * sizeof(Compute));
   }
 }
 
 template <int rows, class Compute, class Operand, class Storage>
-void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
-                      int64_t H, int64_t units, int64_t block, Compute* acc) {
-  constexpr int weight_rows = rows == 1 ? 8 : 4;
+FASTRNN_INLINE void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                                     int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
+  constexpr int weight_rows = lanes_of<Compute> / rows;
   for (int g = 0; g < gates; ++g) {
-    int64_t u = 0;
-    for (; u + weight_rows <= units; u += weight_rows) {
-      multiply_rows_tile<rows, weight_rows>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u,
-                                            gates * block);
-    }
-    for (; u < units; ++u) {
-      multiply_rows_tile<rows, 1>(k, a, w + (g * H + u) * w_row, w_row, acc + g * block + u, gates * block);
+    for (int64_t u = 0; u < units; u += weight_rows) {
+      multiply_rows_tile<rows>(k, a, w + (g * H + u) * w_row, w_row, units - u, acc + g * block + u,
+                               gates * block);
     }
   }
 }
@@ -131,10 +131,11 @@ void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int6
 template <class Storage, class Operand, class Compute>
 void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
                    int64_t H, int64_t units, int64_t block, Compute* acc) {
-  for (; rows >= 4; rows -= 4, a += 4, acc += 4 * gates * block) {
-    multiply_rows_of<4>(k, a, w, w_row, gates, H, units, block, acc);
+  constexpr int most = lanes_of<Compute> < 4 ? lanes_of<Compute> : 4;
+  for (; rows >= most; rows -= most, a += most, acc += most * gates * block) {
+    multiply_rows_of<most>(k, a, w, w_row, gates, H, units, block, acc);
   }
-  if (rows >= 2) {
+  if (most > 2 && rows >= 2) {
     multiply_rows_of<2>(k, a, w, w_row, gates, H, units, block, acc);
     rows -= 2, a += 2, acc += 2 * gates * block;
   }

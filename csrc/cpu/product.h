@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels.h"
 #include "team.h"
@@ -21,63 +22,69 @@ int64_t operand_stride(int64_t columns) {
 }
 
 // acc = rows * w', by gate: acc column g * block + u is the product with row g * H + u of w [gates*H, K].
-template <class Storage, class Operand, class Compute>
+template <class Kernels>
 class TransposedProduct {
  public:
-  using K = Kernels<Storage, Operand, Compute>;
+  using Storage = typename Kernels::Storage;
+  using Operand = typename Kernels::Operand;
+  using Compute = typename Kernels::Compute;
+  using Panel = typename Kernels::Panel;
 
-  // A product of few rows, or few times, is faster from the weights as they lie than after packing them.
-  TransposedProduct(const K& kernels, const Storage* w, int64_t k, int gates, int64_t H, bool packed,
-                    Workspace& workspace)
+  TransposedProduct(const Kernels& kernels, const Storage* w, int64_t k, int gates, int64_t H)
       : kernels_(kernels), w_(w), k_(k), gates_(gates), H_(H) {
     vectors_ = gates == 3 ? 3 : 4;
     block_ = vectors_ / gates * kernels.lanes;
     k_padded_ = round_up(k, kernels.k_step);
-    if (packed) panels_ = workspace.take<Operand>(blocks() * panel_size());
   }
+
+  // Without panels, products read the weights as they lie.
+  void use_panels(char* panels) { panels_ = panels; }
+  int64_t panel_bytes() const {
+    const int64_t scales = std::is_same_v<Panel, int8_t> ? columns() * sizeof(Compute) : 0;
+    return round_up(k_padded_ * columns() * sizeof(Panel) + scales, 64);
+  }
+  int64_t bytes() const { return blocks() * panel_bytes(); }
 
   int64_t block() const { return block_; }
   int64_t blocks() const { return (H_ + block_ - 1) / block_; }
   int64_t units(int64_t j) const { return std::min(block_, H_ - j * block_); }
   int64_t columns() const { return gates_ * block_; }
-  int64_t tile_rows() const { return kernels_.tile_rows(vectors_); }
-  bool packed() const { return panels_ != nullptr; }
+  int64_t tile_rows() const { return panels_ ? kernels_.tile_rows(vectors_) : max_tile_rows; }
 
   void pack(int64_t j) const {
-    if (!packed()) return;
-    kernels_.pack_transposed(k_, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_,
-                             panels_ + j * panel_size());
+    kernels_.pack_transposed(k_, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, panel(j));
   }
 
   void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
-    if (packed()) {
-      kernels_.multiply[vectors_][rows](k_padded_, a, panels_ + j * panel_size(),
-                                        columns() * kernels_.k_step, acc, false);
+    if (panels_) {
+      kernels_.multiply[vectors_][rows](k_padded_, a, panel(j), columns() * kernels_.k_step, acc, false);
     } else {
       kernels_.multiply_rows(rows, k_, a, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, acc);
     }
   }
 
  private:
-  int64_t panel_size() const { return k_padded_ * columns(); }
+  Panel* panel(int64_t j) const { return reinterpret_cast<Panel*>(panels_ + j * panel_bytes()); }
 
-  const K& kernels_;
+  const Kernels& kernels_;
   const Storage* w_;
   int64_t k_, k_padded_, block_;
   int gates_, vectors_;
   int64_t H_;
-  Operand* panels_ = nullptr;
+  char* panels_ = nullptr;
 };
 
 // acc = rows * w, where w [gates * K, N] and a row holds one run of K numbers per slot: gate g is
 // multiplied with slot slots[g]. Gates in consecutive slots are one product.
-template <class Storage, class Operand, class Compute>
+template <class Kernels>
 class GatedProduct {
  public:
-  using K = Kernels<Storage, Operand, Compute>;
+  using Storage = typename Kernels::Storage;
+  using Operand = typename Kernels::Operand;
+  using Compute = typename Kernels::Compute;
   static constexpr int max_gates = 4;
 
-  GatedProduct(const K& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
+  GatedProduct(const Kernels& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
                Workspace& workspace)
       : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
     slot_stride_ = round_up(k, kernels.k_step);
@@ -123,7 +130,7 @@ class GatedProduct {
   };
   int64_t panel_size() const { return gates_ * slot_stride_ * block(); }
 
-  const K& kernels_;
+  const Kernels& kernels_;
   const Storage* w_;
   int64_t k_, N_, slot_stride_;
   int gates_, run_count_ = 0;
@@ -141,14 +148,13 @@ void for_tiles(Range rows, int64_t most, Body body) {
   }
 }
 
-// Which rows and which units each thread computes: all units of some sequences, which never wait for
-// each other, or some units of all sequences, each thread reading its own part of the weights only.
+// What threads share: the sequences, each thread going through all steps of its own without waiting for
+// others, or the units, each thread reading its own part of the weights and waiting at every step.
 struct Partition {
   int threads;
   bool by_batch;
 
-  Range batch(int64_t B, int id, int size) const { return by_batch ? part_of(B, id, size) : Range{0, B}; }
-  Range blocks(int64_t n, int id, int size) const { return by_batch ? Range{0, n} : part_of(n, id, size); }
+  int slices() const { return by_batch ? threads : 1; }
 };
 
 // weight_bytes: of the recurrent matrix. work: multiplications of a step and of the whole call.

@@ -107,47 +107,105 @@ void add_bias(int rows, int gates, int64_t units, int64_t block, int64_t H, cons
   }
 }
 
-// A vector's worth of rows of w, transposed into columns of the panel, lanes x lanes at a time: reads
-// and writes both run along cache lines.
-template <class Storage, class Operand, class Compute>
-void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
-                     int64_t block, Operand* panel) {
-  constexpr int step = Dot<Operand, Compute>::k_step;
-  constexpr int tile = 16;
-  const int64_t columns = gates * block;
-  const int64_t padded = (k + step - 1) / step * step;
+// Units of a panel's k: one number, or a pair as one word where products take pairs.
+template <int k_step, class Compute>
+using PanelWord = std::conditional_t<k_step == 2, uint32_t, Compute>;
+
+// The numbers k, k + 1, .. of a row of w as panel words, zero beyond `count` numbers.
+template <int k_step, class Compute, class Storage>
+FASTRNN_INLINE Vec<PanelWord<k_step, Compute>> load_words(const Storage* from, int64_t count) {
+  constexpr int64_t lanes = lanes_of<Compute>;
+  if constexpr (k_step == 1) {
+    return count < lanes ? load(from, count) : load(from, lanes);
+  } else {
+    BFloat16 pairs[2 * lanes] = {};
+    convert<Storage, BFloat16, Compute>(count < 2 * lanes ? count : 2 * lanes, from, pairs);
+    Vec<uint32_t> words;
+    memcpy(&words, pairs, sizeof(words));
+    return words;
+  }
+}
+
+// Squares of lanes x lanes words are transposed in registers, so that reads and writes both run along
+// cache lines; store(word, column, vector) puts away a vector of a panel's row. Calls it for all words and
+// columns, of which those that do not exist are zero.
+template <int k_step, class Compute, class Storage, class Store>
+FASTRNN_INLINE void transpose_panel(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H,
+                                    int64_t units, int64_t block, Store store_row) {
+  using Word = PanelWord<k_step, Compute>;
+  constexpr int lanes = lanes_of<Compute>;
+  const int64_t words = (k + k_step - 1) / k_step;
   for (int g = 0; g < gates; ++g) {
-    for (int64_t u0 = 0; u0 < block; u0 += tile) {
-      const int64_t u1 = u0 + tile < block ? u0 + tile : block;
-      for (int64_t k0 = 0; k0 < padded; k0 += tile) {
-        const int64_t k1 = k0 + tile < padded ? k0 + tile : padded;
-        Operand square[tile][tile] = {};
-        for (int64_t u = u0; u < u1 && u < units; ++u) {
-          const Storage* from = w + (g * H + u) * w_row;
-          convert<Storage, Operand, Compute>((k1 < k ? k1 : k) - k0, from + k0, square[u - u0]);
+    for (int64_t u = 0; u < block; u += lanes) {
+      for (int64_t p = 0; p < words; p += lanes) {
+        Vec<Word> square[lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          const Storage* from = w + (g * H + u + i) * w_row + p * k_step;
+          square[i] = u + i < units ? load_words<k_step, Compute>(from, k - p * k_step) : Vec<Word>{};
         }
-        for (int64_t i = k0; i < k1; ++i) {
-          Operand* to = panel + i / step * columns * step + (g * block) * step + i % step;
-          for (int64_t u = u0; u < u1; ++u) to[u * step] = square[u - u0][i - k0];
+        transpose(square);
+        const int64_t rows = words - p < lanes ? words - p : lanes;
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          if (i >= rows) break;
+          store_row(p + i, g * block + u, square[i]);
         }
       }
     }
   }
 }
 
+template <class Storage, class Operand, class Compute, class Panel>
+void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
+                     int64_t block, Panel* panel) {
+  constexpr int step = Dot<Operand, Compute, Panel>::k_step;
+  const int64_t columns = gates * block;
+  if constexpr (std::is_same_v<Panel, int8_t>) {
+    // A column's largest weight is 127 of its scale.
+    Compute* scales = reinterpret_cast<Compute*>(panel + k * columns);
+    for (int64_t n = 0; n < columns; ++n) scales[n] = 0;
+    auto magnitude = [&](int64_t, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
+      const Vec<Compute> seen = load(scales + column, lanes_of<Compute>);
+      v = v < 0 ? -v : v;
+      store(scales + column, v > seen ? v : seen, lanes_of<Compute>);
+    };
+    transpose_panel<step, Compute>(k, w, w_row, gates, H, units, block, magnitude);
+    for (int64_t n = 0; n < columns; ++n) scales[n] = scales[n] > 0 ? scales[n] / 127 : Compute(1);
+    auto round = [&](int64_t i, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
+      v = v / load(scales + column, lanes_of<Compute>);
+      v = v < 0 ? v - Compute(0.5) : v + Compute(0.5);
+      const auto narrow = __builtin_convertvector(v, Int8s);
+      memcpy(panel + i * columns + column, &narrow, sizeof(narrow));
+    };
+    transpose_panel<step, Compute>(k, w, w_row, gates, H, units, block, round);
+  } else {
+    using Word = PanelWord<step, Compute>;
+    auto put = [&](int64_t i, int64_t column, Vec<Word> v) __attribute__((always_inline)) {
+      Panel* to = panel + (i * columns + column) * step;
+      if constexpr (std::is_same_v<Panel, Compute> || step == 2) {
+        memcpy(to, &v, sizeof(v));
+      } else {
+        store(to, v, lanes_of<Compute>);
+      }
+    };
+    transpose_panel<step, Compute>(k, w, w_row, gates, H, units, block, put);
+  }
+}
+
 template <class Storage, class Operand, class Compute>
 void pack(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel) {
-  constexpr int step = Dot<Operand, Compute>::k_step;
+  constexpr int step = Dot<Operand, Compute, Operand>::k_step;
   const int64_t padded = (k + step - 1) / step * step;
+  Operand row[max_tile_vectors * lanes_of<Compute>];
   for (int64_t i = 0; i < padded; ++i) {
     Operand* to = panel + i / step * block * step + i % step;
+    const int64_t exist = i < k ? units : 0;
+    convert<Storage, Operand, Compute>(exist, w + i * w_row, step == 1 ? to : row);
     if constexpr (step == 1) {
-      convert<Storage, Operand, Compute>(units, w + i * w_row, to);
-      for (int64_t u = units; u < block; ++u) to[u] = Operand{};
+      for (int64_t u = exist; u < block; ++u) to[u] = Operand{};
     } else {
-      for (int64_t u = 0; u < block; ++u) {
-        to[u * step] = u < units && i < k ? w[i * w_row + u] : Operand{};
-      }
+      for (int64_t u = 0; u < block; ++u) to[u * step] = u < exist ? row[u] : Operand{};
     }
   }
 }

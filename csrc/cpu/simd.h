@@ -16,6 +16,8 @@ constexpr int lanes_of = FASTRNN_VECTOR_BYTES / sizeof(T);
 using Bits16 = VectorOf<uint16_t, FASTRNN_VECTOR_BYTES / 2>::type;
 using Bits32 = Vec<uint32_t>;
 
+using Int8s = VectorOf<int8_t, FASTRNN_VECTOR_BYTES / 4>::type;  // as many as a Vec<float>
+
 template <class C>
 FASTRNN_INLINE Vec<C> splat(C value) {
   return Vec<C>{} + value;
@@ -76,6 +78,7 @@ FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
 // `count` numbers from memory, of any stored format, as a vector; the lanes beyond are zero. A count of
 // all lanes, known at compile time, is one load.
 template <class C>
+  requires std::is_floating_point_v<C>
 FASTRNN_INLINE Vec<C> load(const C* from, int64_t count) {
   Vec<C> v{};
   if (count == lanes_of<C>) {
@@ -98,7 +101,14 @@ FASTRNN_INLINE Vec<float> load_stored(const Stored* from, int64_t count) {
 FASTRNN_INLINE Vec<float> load(const BFloat16* from, int64_t count) { return load_stored(from, count); }
 FASTRNN_INLINE Vec<float> load(const Half* from, int64_t count) { return load_stored(from, count); }
 
+FASTRNN_INLINE Vec<float> load(const int8_t* from, int64_t) {
+  Int8s bytes;
+  memcpy(&bytes, from, sizeof(bytes));
+  return __builtin_convertvector(bytes, Vec<float>);
+}
+
 template <class C>
+  requires std::is_floating_point_v<C>
 FASTRNN_INLINE void store(C* to, Vec<C> v, int64_t count) {
   if (count == lanes_of<C>) {
     memcpy(to, &v, sizeof(v));
@@ -124,4 +134,47 @@ FASTRNN_INLINE void for_vectors(int64_t units, Body body) {
   int64_t u = 0;
   for (; u + lanes_of<C> <= units; u += lanes_of<C>) body(u, int64_t{lanes_of<C>});
   if (u < units) body(u, units - u);
+}
+
+// Of lanes in blocks of d: a's even blocks, each followed by b's even block, and the same of odd blocks.
+// V is any vector type of n lanes.
+template <int d, class V, size_t... lane>
+FASTRNN_INLINE V even_blocks(V a, V b, std::index_sequence<lane...>) {
+  constexpr int n = sizeof...(lane);
+  return __builtin_shufflevector(a, b, (int(lane) / d % 2 == 0 ? int(lane) : n + int(lane) - d)...);
+}
+template <int d, class V, size_t... lane>
+FASTRNN_INLINE V odd_blocks(V a, V b, std::index_sequence<lane...>) {
+  constexpr int n = sizeof...(lane);
+  return __builtin_shufflevector(a, b, (int(lane) / d % 2 == 0 ? int(lane) + d : n + int(lane))...);
+}
+
+// Transposes n vectors of n lanes: swaps the off-diagonal blocks of ever smaller squares.
+template <int n, class V, int d = n / 2>
+FASTRNN_INLINE void transpose(V (&v)[n]) {
+  if constexpr (d > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) {
+      if (i / d % 2 != 0) continue;
+      const V a = v[i], b = v[i + d];
+      v[i] = even_blocks<d>(a, b, std::make_index_sequence<n>{});
+      v[i + d] = odd_blocks<d>(a, b, std::make_index_sequence<n>{});
+    }
+    transpose<n, V, d / 2>(v);
+  }
+}
+
+// Lane i of the result is the sum of the lanes of v[i], which is overwritten.
+template <int n, class V, int d = n / 2>
+FASTRNN_INLINE V sums(V (&v)[n]) {
+  if constexpr (d == 0) {
+    return v[0];
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < d; ++i) {
+      v[i] = even_blocks<d>(v[i], v[i + d], std::make_index_sequence<n>{}) +
+             odd_blocks<d>(v[i], v[i + d], std::make_index_sequence<n>{});
+    }
+    return sums<n, V, d / 2>(v);
+  }
 }

@@ -31,17 +31,17 @@ namespace FASTRNN_TARGET {
 
 #include "rows.h"
 
-template <class Storage, class Operand, class Compute>
-constexpr Kernels<Storage, Operand, Compute> make_kernels() {
-  using K = Kernels<Storage, Operand, Compute>;
+template <class Storage, class Operand, class Compute, class Panel = Operand>
+constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
+  using K = Kernels<Storage, Operand, Compute, Panel>;
   K k{};
   k.lanes = lanes_of<Compute>;
-  k.k_step = Dot<Operand, Compute>::k_step;
+  k.k_step = Dot<Operand, Compute, Panel>::k_step;
   k.rows_3 = FASTRNN_ROWS_3;
   k.rows_4 = FASTRNN_ROWS_4;
-#define FASTRNN_TILE(vectors, rows)                                         \
-  if constexpr (rows <= (vectors == 3 ? FASTRNN_ROWS_3 : FASTRNN_ROWS_4)) { \
-    k.multiply[vectors][rows] = multiply<rows, vectors, Operand, Compute>;  \
+#define FASTRNN_TILE(vectors, rows)                                               \
+  if constexpr (rows <= (vectors == 3 ? FASTRNN_ROWS_3 : FASTRNN_ROWS_4)) {       \
+    k.multiply[vectors][rows] = multiply<rows, vectors, Operand, Compute, Panel>; \
   }
 #define FASTRNN_TILES(rows) FASTRNN_TILE(3, rows) FASTRNN_TILE(4, rows)
   FASTRNN_TILES(1)
@@ -55,8 +55,8 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
 #undef FASTRNN_TILES
 #undef FASTRNN_TILE
   k.multiply_rows = multiply_rows<Storage, Operand, Compute>;
-  k.pack_transposed = pack_transposed<Storage, Operand, Compute>;
-  k.pack = pack<Storage, Operand, Compute>;
+  k.pack_transposed = pack_transposed<Storage, Operand, Compute, Panel>;
+  if constexpr (std::is_same_v<Panel, Operand>) k.pack = pack<Storage, Operand, Compute>;
   k.to_compute = convert<Storage, Compute, Compute>;
   k.to_storage = convert<Compute, Storage, Compute>;
   k.to_operand = convert<Storage, Operand, Compute>;
@@ -76,16 +76,27 @@ constexpr auto bf16 = make_kernels<BFloat16, float, float>();
 constexpr auto f16 = make_kernels<Half, float, float>();
 #ifdef FASTRNN_HAS_BF16_DOT
 constexpr auto bf16_dot = make_kernels<BFloat16, BFloat16, float>();
+constexpr auto f32_bf16_dot = make_kernels<float, BFloat16, float>();
 #endif
+constexpr auto f32_w16 = make_kernels<float, float, float, BFloat16>();
+constexpr auto f32_w8 = make_kernels<float, float, float, int8_t>();
 
 extern const Target target;
 const Target target = {
-    FASTRNN_TARGET_NAME, &f32, &f64, &bf16, &f16,
+    FASTRNN_TARGET_NAME,
+    &f32,
+    &f64,
+    &bf16,
+    &f16,
 #ifdef FASTRNN_HAS_BF16_DOT
     &bf16_dot,
+    &f32_bf16_dot,
 #else
     nullptr,
+    nullptr,
 #endif
+    &f32_w16,
+    &f32_w8,
 };
 
 }  // namespace FASTRNN_TARGET

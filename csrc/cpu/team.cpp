@@ -1,9 +1,11 @@
 #include "team.h"
 
 #include <ATen/Parallel.h>
+#include <linux/futex.h>
 #include <omp.h>
 #include <pthread.h>
-#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -17,10 +19,18 @@ std::atomic<bool> used{false};
 void watch_forks() {
   static const bool registered [[maybe_unused]] = [] {
     pthread_atfork(nullptr, nullptr, [] {
-      if (used.load(std::memory_order_relaxed)) forked_after_use.store(true);
+      if (!used.load(std::memory_order_relaxed)) return;
+      forked_after_use.store(true);
+      // torch's own operators, which backward uses, would wait for the missing threads forever.
+      at::set_num_threads(1);
     });
     return true;
   }();
+}
+
+// Sleeps while *word is `value`, or wakes `value` sleepers.
+void futex(std::atomic<uint32_t>* word, int operation, uint32_t value) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, nullptr, nullptr, 0);
 }
 
 inline void pause() {
@@ -38,22 +48,52 @@ int available_threads() {
   return std::min(at::get_num_threads(), Team::max_size);
 }
 
-// Spins for about as long as a step takes, since a thread that sleeps wakes late; then gives its core
-// away at every look, since on a busy machine the thread waited for may need this very core.
-void Team::barrier(int id) {
-  constexpr int looks_before_yield = 2000;
-  const uint32_t mine = arrivals_[id].count.load(std::memory_order_relaxed) + 1;
-  arrivals_[id].count.store(mine, std::memory_order_release);
-  for (int other = 0; other < size_; ++other) {
-    int looks = 0;
-    // The difference is compared, so that the count may wrap.
-    while (static_cast<int32_t>(arrivals_[other].count.load(std::memory_order_acquire) - mine) < 0) {
-      if (++looks < looks_before_yield) {
-        pause();
-      } else {
-        sched_yield();
-      }
+void Team::begin_phase(int id, int64_t items) {
+  ++threads_[id].phase;
+  threads_[id].expected += items;
+}
+
+// The next item of owner's part, or -1 if all are taken. The owner need not have come to this phase yet: a
+// counter of an earlier one stands for nothing claimed.
+int64_t Team::claim(int id, int owner, int64_t items) {
+  const Range part = part_of(items, owner, size_);
+  const uint64_t phase = threads_[id].phase;
+  std::atomic<uint64_t>& next = threads_[owner].next;
+  uint64_t seen = next.load(std::memory_order_relaxed);
+  for (;;) {
+    if (seen >> 32 > phase) return -1;
+    const int64_t claimed = seen >> 32 == phase ? static_cast<int64_t>(seen & 0xffffffffu) : 0;
+    if (claimed >= part.size()) return -1;
+    const uint64_t taken = phase << 32 | static_cast<uint64_t>(claimed + 1);
+    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) return part.begin + claimed;
+  }
+}
+
+bool Team::is_done(int id) const {
+  int64_t done = 0;
+  for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_seq_cst);
+  return done >= threads_[id].expected;
+}
+
+// Spins for about as long as a step takes, since a thread that sleeps wakes late; then sleeps, since on a
+// busy machine the thread waited for may need this very core. (To yield the core instead would give it to
+// a neighbor for a whole time slice.) A phase's last thread finds it done, and wakes the others: it looks
+// for sleepers after its own item is counted, and they look again at the count after they said they sleep.
+void Team::wait(int id) {
+  constexpr int looks_before_sleep = 2000;
+  for (int looks = 0; !is_done(id); ++looks) {
+    if (looks < looks_before_sleep) {
+      pause();
+      continue;
     }
+    const uint32_t seen = wakes_.load();
+    sleepers_.fetch_add(1);
+    if (!is_done(id)) futex(&wakes_, FUTEX_WAIT_PRIVATE, seen);
+    sleepers_.fetch_sub(1);
+  }
+  if (sleepers_.load() > 0) {
+    wakes_.fetch_add(1);
+    futex(&wakes_, FUTEX_WAKE_PRIVATE, size_);
   }
 }
 

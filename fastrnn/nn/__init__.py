@@ -1,6 +1,6 @@
 """Modules in the place of torch.nn's."""
 
 from fastrnn.nn.cells import GRUCell, LSTMCell, RNNCell
-from fastrnn.nn.layers import GRU, LSTM, RNN
+from fastrnn.nn.layers import GRU, LSTM, RNN, GRUResetBefore
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "GRUResetBefore", "LSTMCell", "RNNCell"]

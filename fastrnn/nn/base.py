@@ -7,7 +7,6 @@ parametrizations, pruning) is seen.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import functional, ops, paths
+from fastrnn.nn.limits import Limits
 
 State = tuple[Tensor, Tensor | None]
 
@@ -33,16 +33,22 @@ class Call(NamedTuple):
     unbatched: bool
 
 
-class Recurrent(nn.RNNBase):
+class Recurrent(Limits, nn.RNNBase):
     """Mixed in before one of torch.nn's recurrent layers, gives it this package's forward."""
 
     # What is kept from forward for backward: "full", or "lean", which keeps h and c only and computes
     # the gates a second time.
     memory: str = "full"
 
-    def __init__(self, *args: Any, memory: str = "full", **kwargs: Any) -> None:
+    # device and dtype are named since torch.nn.utils.skip_init looks for them in the signature.
+    def __init__(
+        self, *args: Any, memory: str = "full", device: Any = None, dtype: Any = None, **kwargs: Any
+    ) -> None:
         if memory not in ("full", "lean"):
             raise ValueError(f"memory should be 'full' or 'lean', got: {memory!r}")
+        for name, value in (("device", device), ("dtype", dtype)):
+            if value is not None:
+                kwargs[name] = value
         super().__init__(*args, **kwargs)
         if memory != "full":
             self.memory = memory
@@ -63,24 +69,25 @@ class Recurrent(nn.RNNBase):
         *,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        states: bool = False,
     ) -> Any:
         call = self._arrange(input, hx, lengths, reset)
         if call is None:
             return super().forward(input, hx)
-        path = paths.choose(call.x)
+        path = paths.choose(call.x, self.cell)
         if path.name == "torch":
-            if lengths is None and reset is None:
+            if lengths is None and reset is None and not states:
                 return super().forward(input, hx)
             path = paths.REFERENCE
         weights = self._layer_weights()
         x, h0, c0 = call.x, call.h0, call.c0
-        if (dtype := paths.autocast_dtype(self.cell, x.device.type)) is None:
-            dtype = weights[0][0].dtype
-        if x.dtype != dtype or weights[0][0].dtype != dtype:
+        own_dtype, _ = self._like()
+        dtype = paths.autocast_dtype(self.cell, x.device.type) or own_dtype
+        if x.dtype != dtype or own_dtype != dtype:
             x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
         if h0 is None:
             h0, c0 = self._zeros(x, call)
-        y, h_n, c_n = functional.recurrent(
+        y, h_n, c_n, steps = functional.recurrent(
             self.cell,
             x,
             h0,
@@ -92,15 +99,21 @@ class Recurrent(nn.RNNBase):
             lengths=call.lengths,
             reset=call.reset,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
-            layer=functional.reference_layer if path.name == "reference" else functional.fused_layer,
+            states=states,
+            layer=self._layer_function(path),
         )
-        return self._hand_back(input, y, h_n, c_n, call.unbatched)
+        output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
+        if not states:
+            return output, state
+        return output, state, [self._hand_back_steps(input, *step, call.unbatched) for step in steps]
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
+        own = self._parameters
         layers: list[functional.LayerWeights] = []
         for names in self._all_weights:
-            found = [getattr(self, name) for name in names]
+            # A module finds its attributes slowly; what is not its own parameter was put in its place.
+            found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
             w_hr = found.pop() if self.proj_size > 0 else None
             b_ih, b_hh = found[2:] if self.bias else (None, None)
             layers.append((found[0], found[1], b_ih, b_hh, w_hr))
@@ -124,12 +137,12 @@ class Recurrent(nn.RNNBase):
         batch = _batch(x, call.batch_sizes)
         count = self.num_layers * self._directions
         h0 = x.new_zeros(count, batch, self.proj_size or self.hidden_size)
-        has_c = ops.CELLS[self.cell]["has_c"]
+        has_c = self.cell in ops.CELLS and ops.CELLS[self.cell]["has_c"]
         return h0, x.new_zeros(count, batch, self.hidden_size) if has_c else None
 
-    def _split_state(self, hx: Any) -> State:
-        """hx as h0 and c0; for cells with one state only, that and None."""
-        return hx, None
+    def _split_state(self, hx: Any) -> State | None:
+        """hx as h0 and c0, for cells with one state that and None; or None where hx is not such a state."""
+        return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
         return h_n
@@ -155,8 +168,11 @@ class Recurrent(nn.RNNBase):
         h0: Tensor | None = None
         c0: Tensor | None = None
         if hx is not None:
-            h0, c0 = self._split_state(hx)
-            for state in (h0, c0):
+            states = self._split_state(hx)
+            if states is None:
+                return None
+            h0, c0 = states
+            for state in states:
                 if state is not None and state.dim() != input.dim():
                     return None
             if unbatched:
@@ -168,12 +184,14 @@ class Recurrent(nn.RNNBase):
             lengths, reset = self._check_masks(x, unbatched, lengths, reset)
         return Call(x, h0, c0, None, lengths, reset, unbatched)
 
-    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call:
+    def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call | None:
         x, batch_sizes, order, _ = input
         h0: Tensor | None = None
         c0: Tensor | None = None
         if hx is not None:
-            h0, c0 = self._split_state(self.permute_hidden(hx, order))
+            if self._split_state(hx) is None:
+                return None
+            h0, c0 = self._split_state(self.permute_hidden(hx, order))  # type: ignore[misc]
         if not self._fits(x, h0, c0, _batch(x, batch_sizes)):
             # torch.nn.LSTM leaves a packed batch unchecked, and its kernels then read beyond memory.
             self._update_flat_weights()
@@ -188,10 +206,10 @@ class Recurrent(nn.RNNBase):
         """Sizes, dtypes and devices are as the kernels expect them."""
         if x.shape[-1] != self.input_size:
             return False
-        weight = getattr(self, self._flat_weights_names[0])
-        if weight.device != x.device:
+        dtype, device = self._like()
+        if device != x.device:
             return False
-        if weight.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+        if dtype != x.dtype and not torch._C._is_any_autocast_enabled():
             return False
         count = self.num_layers * self._directions
         for state, size in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
@@ -203,6 +221,14 @@ class Recurrent(nn.RNNBase):
                 return False
         return True
 
+    def _like(self) -> tuple[torch.dtype, torch.device]:
+        """What input must be."""
+        weight = getattr(self, self._flat_weights_names[0])
+        return weight.dtype, weight.device
+
+    def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
+        return functional.LAYERS[path.name]
+
     def _check_masks(
         self, x: Tensor, unbatched: bool, lengths: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -211,20 +237,12 @@ class Recurrent(nn.RNNBase):
         if lengths is not None:
             if unbatched:
                 raise ValueError("lengths goes with a batch, not with unbatched input")
-            if lengths.shape != (batch,) or lengths.dtype != torch.int64:
-                raise ValueError(
-                    f"lengths should be an int64 tensor of shape ({batch},), got "
-                    f"{lengths.dtype} of shape {tuple(lengths.shape)}"
-                )
+            _check_mask("lengths", "an int64", torch.int64, (batch,), lengths)
         if reset is not None:
             expected = (steps,) if unbatched else (steps, batch)
             if self.batch_first and not unbatched:
                 expected = (batch, steps)
-            if reset.shape != expected or reset.dtype != torch.bool:
-                raise ValueError(
-                    f"reset should be a bool tensor of shape {expected}, got "
-                    f"{reset.dtype} of shape {tuple(reset.shape)}"
-                )
+            _check_mask("reset", "a bool", torch.bool, expected, reset)
             if unbatched:
                 reset = reset.unsqueeze(1)
             elif self.batch_first:
@@ -236,16 +254,42 @@ class Recurrent(nn.RNNBase):
 
     def _hand_back(self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool) -> Any:
         """Results in the user's layout."""
+        output = self._hand_back_sequence(input, y, unbatched)
         if isinstance(input, PackedSequence):
-            _, batch_sizes, order, back = input
-            packed = PackedSequence(y, batch_sizes, order, back)
-            return packed, self.permute_hidden(self._join_state(h_n, c_n), back)
+            return output, self.permute_hidden(self._join_state(h_n, c_n), input.unsorted_indices)
         if unbatched:
-            y, h_n = y.squeeze(1), h_n.squeeze(1)
+            h_n = h_n.squeeze(1)
             c_n = None if c_n is None else c_n.squeeze(1)
-        elif self.batch_first:
-            y = y.transpose(0, 1)
-        return y, self._join_state(h_n, c_n)
+        return output, self._join_state(h_n, c_n)
+
+    def _hand_back_steps(self, input: Any, h: Tensor, c: Tensor | None, unbatched: bool) -> Any:
+        """The state after every step of one layer, laid out as the output is."""
+        if c is not None:
+            if onnx.exporting():
+                raise RuntimeError(
+                    "ONNX's LSTM has no c of every step: export the model without states=True"
+                )
+            c = self._hand_back_sequence(input, c, unbatched)
+        return self._join_state(self._hand_back_sequence(input, h, unbatched), c)
+
+    def _hand_back_sequence(self, input: Any, y: Tensor, unbatched: bool) -> Any:
+        if isinstance(input, PackedSequence):
+            return PackedSequence(y, *input[1:])
+        if unbatched:
+            return y.squeeze(1)
+        return y.transpose(0, 1) if self.batch_first else y
+
+    # torch.nn notices replaced weights by weak references, but a tensor that has one cannot be swapped
+    # (torch.__future__.set_swap_module_params_on_conversion). Its list of weights tells as much.
+    def _init_flat_weights(self) -> None:
+        super()._init_flat_weights()
+        self._flat_weight_refs = []
+
+    def _weights_have_changed(self) -> bool:
+        if len(self._flat_weights) != len(self._flat_weights_names):
+            return True
+        kept = zip(self._flat_weights, self._flat_weights_names, strict=True)
+        return any(getattr(self, name, None) is not weight for weight, name in kept)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch.nn's list of weights is a cache, and one of computed weights (a parametrization's) could
@@ -257,11 +301,21 @@ class Recurrent(nn.RNNBase):
     def __setstate__(self, d: dict[str, Any]) -> None:
         super().__setstate__(d)
         self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
-        self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in self._flat_weights]
+        self._flat_weight_refs = []
 
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
     return x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+
+
+def _check_mask(name: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...], mask: Any) -> None:
+    if not isinstance(mask, Tensor):
+        got = f"a {type(mask).__name__}"
+    elif mask.shape != shape or mask.dtype != dtype:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+    else:
+        return
+    raise ValueError(f"{name} should be {kind} tensor of shape {shape}, got {got}")
 
 
 def _check_alike(x: Tensor, *states: Tensor | None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastrnn import functional, paths
 from fastrnn.nn.base import State
+from fastrnn.nn.limits import Limits
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -19,7 +20,7 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
     """
 
 
-class RecurrentCell(nn.RNNCellBase):
+class RecurrentCell(Limits, nn.RNNCellBase):
     """Mixed in before one of torch.nn's cells, gives it this package's forward."""
 
     @property
@@ -28,49 +29,70 @@ class RecurrentCell(nn.RNNCellBase):
         raise NotImplementedError
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        state = self._state(input, hx)
-        if state is None:
-            return super().forward(input, hx)
-        path = paths.choose(input)
+        path = self._path(input)
         if path.name == "torch":
             return super().forward(input, hx)
-        run = functional.reference_layer if path.name == "reference" else functional.fused_layer
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
+        state = self._zeros(input) if hx is None else self._split_state(hx)
+        if state is None:
+            return super().forward(input, hx)
+        if path.name == "fused" and not torch.compiler.is_compiling():
+            # The kernels check what they are given. What they refuse is torch.nn's to refuse in its own
+            # words, and a call without a mistake is not kept waiting for checks in Python.
+            try:
+                return self._step(functional.fused_layer, input, state)
+            except RuntimeError:
+                return super().forward(input, hx)
+        if not self._fits(input, state):
+            return super().forward(input, hx)
+        return self._step(functional.LAYERS[path.name], input, state)
+
+    def _path(self, input: Tensor) -> paths.Path:
+        if not isinstance(input, Tensor) or input.dim() not in (1, 2):
+            return paths.MISFIT
+        if torch._C._is_any_autocast_enabled():
+            return paths.AUTOCAST
+        return paths.choose(input)
+
+    def _step(self, run: functional.LayerFunction, input: Tensor, state: State) -> Any:
         h0, c0 = state
         if input.dim() == 2:
-            _, h, c, _ = run(self.cell, input, h0, c0, weights)
-        else:
-            c0 = None if c0 is None else c0.unsqueeze(0)
-            _, h, c, _ = run(self.cell, input.unsqueeze(0), h0.unsqueeze(0), c0, weights)
-            h, c = h.squeeze(0), None if c0 is None or c is None else c.squeeze(0)
-        return self._join_state(h, c)
+            _, h, c, _ = run(self.cell, input, h0, c0, self._weights())
+            return self._join_state(h, c)
+        c0 = None if c0 is None else c0.unsqueeze(0)
+        _, h, c, _ = run(self.cell, input.unsqueeze(0), h0.unsqueeze(0), c0, self._weights())
+        return self._join_state(h.squeeze(0), None if c0 is None or c is None else c.squeeze(0))
 
-    def _state(self, input: Tensor, hx: Any) -> State | None:
-        """The initial state, zeros where none is given; or None where torch.nn must deal with the call."""
-        if not isinstance(input, Tensor) or input.dim() not in (1, 2):
-            return None
+    def _weights(self) -> functional.LayerWeights:
+        own = self._parameters
+        try:
+            # A module finds its attributes slowly, and these are asked for at every step.
+            return own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None  # type: ignore
+        except KeyError:  # replaced: by a parametrization, by pruning
+            return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None
+
+    def _fits(self, input: Tensor, state: State | None) -> bool:
+        """Sizes, dtypes and devices are as the kernels expect them."""
+        if state is None:
+            return False
         weight = self.weight_ih
         if (
             input.shape[-1] != self.input_size
             or input.dtype != weight.dtype
             or input.device != weight.device
-            or torch._C._is_any_autocast_enabled()
         ):
-            return None
+            return False
         shape = (*input.shape[:-1], self.hidden_size)
-        if hx is None:
-            return self._zeros(input, shape)
-        state = self._split_state(hx)
-        for s in state:
-            if s is not None and (s.shape != shape or s.dtype != input.dtype or s.device != input.device):
-                return None
-        return state
+        return all(
+            s is None or (s.shape == shape and s.dtype == input.dtype and s.device == input.device)
+            for s in state
+        )
 
-    def _zeros(self, input: Tensor, shape: tuple[int, ...]) -> State:
-        return input.new_zeros(shape), None
+    def _zeros(self, input: Tensor) -> State:
+        return input.new_zeros((*input.shape[:-1], self.hidden_size)), None
 
-    def _split_state(self, hx: Any) -> State:
-        return hx, None
+    def _split_state(self, hx: Any) -> State | None:
+        """hx as h0 and c0, or None where it is not what this cell takes."""
+        return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h
@@ -83,12 +105,13 @@ class LSTMCell(RecurrentCell, nn.LSTMCell):
     def cell(self) -> str:
         return "lstm"
 
-    def _zeros(self, input: Tensor, shape: tuple[int, ...]) -> State:
-        zeros = input.new_zeros(shape)
+    def _zeros(self, input: Tensor) -> State:
+        zeros, _ = super()._zeros(input)
         return zeros, zeros
 
-    def _split_state(self, hx: Any) -> State:
-        return hx[0], hx[1]
+    def _split_state(self, hx: Any) -> State | None:
+        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+        return (hx[0], hx[1]) if pair else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h, c
@@ -109,6 +132,6 @@ class RNNCell(RecurrentCell, nn.RNNCell):
     def cell(self) -> str:
         return "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu"
 
-    def _state(self, input: Tensor, hx: Any) -> State | None:
+    def _path(self, input: Tensor) -> paths.Path:
         # An unknown nonlinearity is torch.nn's to refuse, at the first call.
-        return super()._state(input, hx) if self.nonlinearity in ("tanh", "relu") else None
+        return super()._path(input) if self.nonlinearity in ("tanh", "relu") else paths.MISFIT

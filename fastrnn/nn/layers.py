@@ -15,12 +15,16 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
             keeps only h{and_c} and computes the gates again, for long sequences.
         *args, **kwargs: those of :class:`torch.nn.{name}`.
 
-    ``forward(input, hx=None, *, lengths=None, reset=None)`` takes and returns what torch.nn's does, and:
+    ``forward(input, hx=None, *, lengths=None, reset=None, states=False)`` takes and returns what
+    torch.nn's does, and:
 
         lengths: int64 [B] on the input's device, in any order. Sequence b ends after ``lengths[b]``
             steps: its output is zero beyond, its last state that of its own end, in both directions.
+            A sequence of length zero hands its initial state back.
         reset: bool [T, B], or [B, T] with ``batch_first``. The state is zero before step t of
             sequence b where ``reset[t, b]`` is set, as at the start of an episode.
+        states: return a third value, a list with the state after every step of each layer: {steps},
+            laid out as the output is and differentiable as it is.
 
     Example:
         >>> import torch, fastrnn
@@ -32,18 +36,41 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
 
 
 class LSTM(Recurrent, nn.LSTM):
-    __doc__ = _DOC.format(name="LSTM", and_c=" and c")
+    __doc__ = _DOC.format(name="LSTM", and_c=" and c", steps="(h, c)")
 
-    def _split_state(self, hx: Any) -> State:
-        return hx[0], hx[1]
+    def _split_state(self, hx: Any) -> State | None:
+        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+        return (hx[0], hx[1]) if pair else None
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
         return h_n, c_n
 
 
 class GRU(Recurrent, nn.GRU):
-    __doc__ = _DOC.format(name="GRU", and_c="")
+    __doc__ = _DOC.format(name="GRU", and_c="", steps="h")
 
 
 class RNN(Recurrent, nn.RNN):
-    __doc__ = _DOC.format(name="RNN", and_c="")
+    __doc__ = _DOC.format(name="RNN", and_c="", steps="h")
+
+
+class GRUResetBefore(Recurrent, nn.GRU):
+    """A GRU whose reset gate comes before the recurrent product, as first published and in older Keras:
+
+        n = tanh(x w_in' + b_in + (r h) w_hn' + b_hn),   where torch.nn.GRU has r (h w_hn' + b_hn)
+
+    Same arguments, parameters and layout of weights as :class:`torch.nn.GRU`, with other results. For
+    weights trained that way (Keras ``reset_after=False``, ONNX ``linear_before_reset=0``). It has no
+    fused kernel: it runs step by step on torch's operators.
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> layer = fastrnn.GRUResetBefore(10, 20)
+        >>> output, h_n = layer(torch.randn(5, 3, 10))
+    """
+
+    @property
+    def cell(self) -> str:
+        return "gru_reset_before"

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #define FASTRNN_TARGET avx2
 #define FASTRNN_TARGET_NAME "avx2"

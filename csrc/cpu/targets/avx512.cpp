@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #define FASTRNN_TARGET avx512
 #define FASTRNN_TARGET_NAME "avx512"

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #define FASTRNN_TARGET portable
 #define FASTRNN_TARGET_NAME "portable"

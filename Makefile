@@ -1,0 +1,96 @@
+# What can be done here; `make` alone prints this list.
+#
+#   make demo        trains a language model with torch.nn's layers and with fastrnn's  [ARGS=--quick]
+#   make test        the test suite                                                     [ARGS="-k gru"]
+#   make examples    every example at a small size
+#   make bench       times against torch.nn                                             [ARGS=--quick]
+#   make lint        style and types, nothing changed;  make format  puts style right
+#   make sanitize    the kernels' tests under address and undefined-behavior sanitizers
+#   make gpu-check   on a machine with an NVIDIA GPU: build, test and measure, no network needed
+#   make venv        only the set-up that the others do first
+#   make clean       removes all that make made
+#
+# PYTHON  makes the virtual environment, and runs gpu-check    TORCH  what pip installs as torch
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+SOURCES := $(shell find csrc -type f)
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+comma := ,
+find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('include'), 'Python.h'))
+dev_extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+  print(*project['optional-dependencies']['dev'])
+
+.PHONY: help venv demo test examples bench lint format sanitize gpu-check clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+venv: $(VENV)/built
+
+demo: venv
+	$(PY) examples/demo.py $(ARGS)
+
+test: venv
+	$(PY) -m pytest -m "not examples" $(ARGS)
+
+examples: venv
+	$(PY) -m pytest -m examples $(ARGS)
+
+bench: venv
+	$(PY) -m benchmarks $(ARGS)
+
+lint: $(VENV)/linters
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/linters
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+sanitize: venv
+	PYTHON=$(PY) bash tests/sanitize.sh
+
+gpu-check:
+	$(PYTHON) tools/gpu_check.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist out fastrnn.egg-info fastrnn/_C*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# need(command, sentence): stops with the sentence where the command fails.
+need = $(1) >/dev/null 2>&1 || { echo "fastrnn: $(2)" >&2; exit 1; }
+
+# What the machine itself must have is looked at first: what pip and the compiler say without it is long.
+$(VENV)/made:
+	@$(call need,$(PYTHON) --version,there is no $(PYTHON); install Python 3.11 or later)
+	@$(call need,$(PYTHON) -c "import sys; sys.exit(sys.hexversion < 0x30b0000)",$(PYTHON) is older than Python 3.11; name a later one as in make PYTHON=python3.12)
+	@$(call need,$(PYTHON) -c "import ensurepip$(comma) venv",$(PYTHON) cannot make virtual environments; install python3-venv)
+	@$(call need,$(PYTHON) -c "$(find_header)",$(PYTHON) has no C headers; install python3-dev)
+	@$(call need,$${CXX:-c++} --version,there is no C++ compiler; install g++ or name one in CXX)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and alone, so that nothing chooses another; fastrnn is built against it.
+$(VENV)/installed: $(VENV)/made pyproject.toml setup.py
+	$(PIP) install "$(TORCH)"
+	$(PIP) install "setuptools>=77" wheel ninja pybind11
+	$(PIP) install --no-build-isolation -e ".[test,demo,bench]"
+	@touch $@ $(VENV)/built
+
+# The install above builds everything; later changes rebuild what they touch.
+$(VENV)/built: $(VENV)/installed $(SOURCES)
+	@if [ -n "$$(find csrc -type f -newer $@)" ]; then $(PY) setup.py -q build_ext --inplace; fi
+	@touch $@
+
+$(VENV)/linters: $(VENV)/installed
+	$(PIP) install $$($(PY) -c "$(dev_extra)")
+	@touch $@

@@ -1,0 +1,70 @@
+"""Facts about the machine and the software that is measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastrnn
+
+_CPU = Path("/sys/devices/system/cpu/cpu0")
+
+
+def facts() -> dict[str, Any]:
+    info = fastrnn.build_info()
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "caches": {name: size for name, (size, _) in caches().items()},
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "target": info["cpu_target"],
+        "fastrnn": info["fastrnn"],
+        "torch": info["torch"],
+        "compiler": info["compiler"],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    named = re.search(r"model name\s*:\s*(.+)", info)
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def caches() -> dict[str, tuple[int, int]]:
+    """ "L1d", "L2", "L3": bytes, and how many processors share it."""
+    found = {}
+    for entry in sorted(_CPU.glob("cache/index*")):
+        kind = (entry / "type").read_text().strip()
+        if kind != "Instruction":
+            level = (entry / "level").read_text().strip()
+            size = (entry / "size").read_text().strip()
+            shared = _count_cpus((entry / "shared_cpu_list").read_text())
+            scale = {"K": 1 << 10, "M": 1 << 20}.get(size[-1], 1)
+            found[f"L{level}{'d' if kind == 'Data' else ''}"] = (int(size.rstrip("KM")) * scale, shared)
+    return found
+
+
+def _count_cpus(listed: str) -> int:
+    """Of a list as "0-3,8"."""
+    ends = [part.split("-") for part in listed.strip().split(",")]
+    return sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The machine as a part of a file's name."""
+    name = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", machine["cpu"].lower())
+    words = re.findall(r"[a-z0-9]+", name)
+    threads = machine["threads"]
+    return "-".join([*words, f"{threads}-thread{'s' if threads > 1 else ''}"])
+
+
+def bytes_text(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"

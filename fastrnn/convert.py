@@ -1,0 +1,178 @@
+"""Existing models: torch.nn's recurrent modules become this package's where they stand, and back.
+
+A module is converted by giving it another class, as torch.nn.utils.parametrize does: it stays the same
+object, with the same parameters, hooks and buffers, and every reference to it, an optimizer's included,
+stays good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.nn.base import Recurrent
+from fastrnn.nn.cells import RecurrentCell
+
+TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.RNN: RNN,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+    nn.RNNCell: RNNCell,
+}
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`accelerate` did, by the modules' names in the model ("" is the model itself).
+
+    Attributes:
+        replaced: the class each converted module had.
+        left: why each recurrent module that was not converted was left as it is.
+        already: modules that were this package's before.
+    """
+
+    replaced: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    already: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"replaced  {name or '(the model)'}: {kind}" for name, kind in self.replaced.items()]
+        lines += [f"already   {name or '(the model)'}" for name in self.already]
+        lines += [f"left      {name or '(the model)'}: {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines) or "no recurrent module"
+
+
+def accelerate(model: Model) -> tuple[Model, Report]:
+    """Makes every nn.LSTM, nn.GRU, nn.RNN and their cells inside a model this package's.
+
+    They keep their identity, parameters, hooks, parametrizations, training flag and device; state_dict
+    is unchanged, and optimizers made before go on working. Subclasses, whose own code must run, and
+    modules with a forward of their own are left and named. Doing it twice does no more than once.
+    Before ``fully_shard`` and ``torch.jit.script``, which change a module's class themselves.
+
+    Args:
+        model: any module, also a recurrent one. It is changed in place.
+
+    Returns:
+        The same model, and what was done.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.GRU(8, 8))
+        >>> model, report = fastrnn.accelerate(model)
+        >>> print(report)
+        replaced  1: torch.nn.GRU
+        >>> type(model[1])
+        <class 'fastrnn.nn.layers.GRU'>
+    """
+    report = Report()
+    for name, module in model.named_modules():
+        if isinstance(module, Recurrent | RecurrentCell):
+            report.already.append(name)
+        elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            if reason := _why_not(module):
+                report.left[name] = reason
+            else:
+                original = parametrize.type_before_parametrizations(module)
+                report.replaced[name] = f"torch.nn.{original.__name__}"
+                _become(module, TWINS[original])
+        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _NAMES:
+            report.left[name] = f"a torch.nn.{module.original_name} that TorchScript has compiled"
+    return model, report
+
+
+def restore(model: Model) -> Model:
+    """Undoes :func:`accelerate`: this package's layers and cells inside a model become torch.nn's.
+
+    Subclasses of this package's modules, and modules torch.nn has no twin of, stay.
+
+    Returns:
+        The same model, changed in place.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> type(fastrnn.restore(fastrnn.LSTM(3, 4)))
+        <class 'torch.nn.modules.rnn.LSTM'>
+    """
+    originals = {twin: original for original, twin in TWINS.items()}
+    for module in model.modules():
+        original = originals.get(parametrize.type_before_parametrizations(module))
+        if original is not None:
+            _become(module, original)
+    return model
+
+
+@contextmanager
+def patched() -> Iterator[None]:
+    """Within it, constructing an nn.LSTM, nn.GRU, nn.RNN or one of their cells gives this package's.
+
+    For libraries that construct them, however they imported the class. Subclasses stay what they are.
+    It holds for all threads of the process.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> with fastrnn.patched():
+        ...     layer = torch.nn.LSTM(3, 4)
+        >>> type(layer)
+        <class 'fastrnn.nn.layers.LSTM'>
+    """
+    before = {original: original.__init__ for original in TWINS}
+    for original, twin in TWINS.items():
+        original.__init__ = _then_become(original, twin)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for original, init in before.items():
+            original.__init__ = init  # type: ignore[method-assign]
+
+
+def _then_become(original: type[nn.Module], twin: type[nn.Module]) -> Callable[..., None]:
+    init = original.__init__
+
+    def __init__(self: nn.Module, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        init(self, *args, **kwargs)
+        if type(self) is original:
+            self.__class__ = twin
+
+    return __init__
+
+
+_NAMES = {original.__name__ for original in TWINS}
+
+
+def _why_not(module: nn.Module) -> str | None:
+    original = parametrize.type_before_parametrizations(module)
+    if original not in TWINS:
+        base = next((b for b in TWINS if isinstance(module, b)), nn.Module)
+        return f"{original.__module__}.{original.__qualname__} is a subclass of torch.nn.{base.__name__}"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    return None
+
+
+def _become(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Changes a module's class, under the class that parametrizations put in between if there are any."""
+    parametrized = parametrize.is_parametrized(module)
+    if parametrized:
+        skip = ("__dict__", "__weakref__", "__doc__")
+        own = {name: value for name, value in vars(type(module)).items() if name not in skip}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), own)
+    module.__class__ = cls
+    if isinstance(module, nn.RNNBase):
+        # What torch.nn and this package keep beside the parameters to know that they were replaced.
+        module._init_flat_weights()
+        if parametrized:  # computed weights could not be copied; the list refills itself
+            module._flat_weights = [
+                w if w is not None and w.is_leaf else None for w in module._flat_weights
+            ]

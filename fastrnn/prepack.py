@@ -1,0 +1,232 @@
+"""Layers for serving: weights packed once, for the kernels of this process, optionally narrower.
+
+A packed layer has no parameters, so that nothing can change them behind its back: whatever would (a
+state_dict, a move to another device or dtype, training) is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastrnn import functional, ops, paths
+from fastrnn.convert import accelerate
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.nn.base import Recurrent
+from fastrnn.nn.cells import RecurrentCell
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class PackedWeights(NamedTuple):
+    """One layer in one direction: its matrices as ``torch.ops.fastrnn.prepack`` made them."""
+
+    panels: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    hidden_size: int
+    weights: str
+
+
+def _pack(cell: str, layer: functional.LayerWeights, weights: str) -> PackedWeights:
+    w_ih, w_hh, b_ih, b_hh, w_hr = layer
+    own = "own" if weights == str(w_ih.dtype).removeprefix("torch.") else weights
+    with torch.no_grad():
+        panels = ops.prepack(cell, w_ih, w_hh, w_hr, own)
+        hidden = w_ih.shape[0] // ops.CELLS[cell]["gates"]
+        b_ih, b_hh = (None if b is None else b.clone() for b in (b_ih, b_hh))
+    return PackedWeights(panels, b_ih, b_hh, hidden, own)
+
+
+def packed_layer(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    packed: PackedWeights,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reverse: bool = False,
+    keep: int = ops.KEEP_NOTHING,
+    states: bool = False,
+) -> functional.LayerResult:
+    """One layer in one direction, as functional.fused_layer, from packed weights."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0)):
+        raise RuntimeError("a prepacked layer has no gradients: use the original, or torch.no_grad()")
+    panels, b_ih, b_hh, hidden, weights = packed
+    masks = (batch_sizes, lengths, reset, reverse)
+    keep = ops.KEEP_C if states else ops.KEEP_NOTHING
+    return ops.forward_prepacked(cell, x, h0, c0, panels, b_ih, b_hh, hidden, weights, *masks, keep)
+
+
+class Prepacked(nn.Module):
+    """Mixed in before one of this package's modules whose weights have been packed."""
+
+    weights: str
+    dtype: torch.dtype
+    packed: list[PackedWeights]
+
+    def train(self: Model, mode: bool = True) -> Model:
+        if mode:
+            raise RuntimeError(
+                "a prepacked layer cannot be trained: train the original and prepack it again"
+            )
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
+        raise RuntimeError(
+            "a prepacked layer cannot be moved or cast: do so with the original and prepack it"
+        )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if any(key.startswith(prefix) for key in state_dict):
+            raise RuntimeError(
+                "weights cannot be loaded into a prepacked layer: load them into the original"
+            )
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a prepacked layer fits this process only: save the original and prepack it again")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
+        twin = type(self).__new__(type(self))
+        twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        return twin
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weights={self.weights}"
+
+    def _packed_path(self, x: Tensor) -> None:
+        path = paths.choose(x)
+        if path.name != "fused" or x.dtype != self.dtype:
+            reason = path.reason if path.name != "fused" else f"the input is {x.dtype}, not {self.dtype}"
+            raise RuntimeError(f"a prepacked layer runs by its kernels only: {reason}")
+
+
+class PrepackedLayer(Prepacked, Recurrent):
+    def _arrange(self, *args: Any) -> Any:
+        call = super()._arrange(*args)
+        if call is None:
+            raise RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
+        self._packed_path(call.x)
+        return call
+
+    def _like(self) -> tuple[torch.dtype, torch.device]:
+        return self.dtype, torch.device("cpu")
+
+    def _layer_weights(self) -> Any:
+        return self.packed
+
+    def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
+        return packed_layer
+
+
+class PrepackedCell(Prepacked, RecurrentCell):
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        state = None
+        if isinstance(input, Tensor) and input.dim() in (1, 2) and input.shape[-1] == self.input_size:
+            state = self._zeros(input) if hx is None else self._split_state(hx)
+        if state is None:
+            raise RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
+        self._packed_path(input)
+        return self._step(packed_layer, input, state)
+
+    def _weights(self) -> Any:
+        return self.packed[0]
+
+
+class PrepackedLSTM(PrepackedLayer, LSTM): ...
+
+
+class PrepackedGRU(PrepackedLayer, GRU): ...
+
+
+class PrepackedRNN(PrepackedLayer, RNN): ...
+
+
+class PrepackedLSTMCell(PrepackedCell, LSTMCell): ...
+
+
+class PrepackedGRUCell(PrepackedCell, GRUCell): ...
+
+
+class PrepackedRNNCell(PrepackedCell, RNNCell): ...
+
+
+_PACKED: dict[type[nn.Module], type[nn.Module]] = {
+    LSTM: PrepackedLSTM,
+    GRU: PrepackedGRU,
+    RNN: PrepackedRNN,
+    LSTMCell: PrepackedLSTMCell,
+    GRUCell: PrepackedGRUCell,
+    RNNCell: PrepackedRNNCell,
+}
+
+
+def prepack(model: Model, weights: str | None = None) -> Model:
+    """A copy of a layer, a cell or a model whose recurrent weights are packed once, for inference on a CPU.
+
+    A call then packs nothing, and with few sequences, where a step takes as long as its weights take to be
+    read, narrower weights are faster. What is computed stays float32.
+
+    Args:
+        model: a module in eval mode: one of this package's or torch.nn's recurrent ones, or any that
+            contains some. It is left as it is.
+        weights: None, as they are; or, of float32 layers, "bfloat16" (8 bits of mantissa: relative error
+            of a weight up to 2^-9) or "int8" (a scale for each row: error of a weight up to 1/254 of the
+            largest in its row).
+
+    Returns:
+        The copy. Its recurrent modules have no parameters: what was changed in the original afterwards
+        takes another prepack().
+
+    Raises:
+        ValueError: unknown ``weights``, a module in training mode, or none that can be packed.
+
+    Example:
+        >>> import torch, fastrnn
+        >>> served = fastrnn.prepack(fastrnn.GRU(3, 4).eval(), weights="int8")
+        >>> output, state = served(torch.randn(1, 1, 3))
+    """
+    if weights not in (None, "float32", "bfloat16", "int8"):
+        raise ValueError(f"weights should be None, 'float32', 'bfloat16' or 'int8', got: {weights!r}")
+    if any(module.training for module in model.modules()):
+        raise ValueError("prepack is for inference: call eval() on the model first")
+    twin, report = accelerate(copy.deepcopy(model))
+    if report.left:
+        name, reason = next(iter(report.left.items()))
+        raise ValueError(f"{name or 'the model'} cannot be packed: {reason}")
+    layers = [(n, m) for n, m in twin.named_modules() if isinstance(m, Recurrent | RecurrentCell)]
+    layers = [(name, module) for name, module in layers if not isinstance(module, Prepacked)]
+    if not layers:
+        raise ValueError("there is no recurrent layer to pack in this model")
+    for name, module in layers:
+        _become_packed(name, module, weights)
+    return twin
+
+
+def _become_packed(name: str, module: Any, weights: str | None) -> None:
+    layers = module._layer_weights() if isinstance(module, Recurrent) else [module._weights()]
+    tensors = [t for layer in layers for t in layer if t is not None]
+    if type(module) not in _PACKED or not all(isinstance(t, nn.Parameter) for t in tensors):
+        raise ValueError(
+            f"{name or 'the layer'} ({type(module).__name__}) cannot be packed: its weights are computed "
+            "or its class is not this package's own; remove parametrizations and pruning first"
+        )
+    dtype, device = tensors[0].dtype, tensors[0].device
+    if device.type != "cpu" or dtype not in paths.KERNEL_DTYPES:
+        raise ValueError(
+            f"{name or 'the layer'} cannot be packed: there are no kernels for {dtype} on {device}"
+        )
+    chosen = weights or str(dtype).removeprefix("torch.")
+    if dtype != torch.float32 and weights is not None:
+        raise ValueError(f"only float32 layers can be packed as {weights}; {name or 'this one'} is {dtype}")
+    module.packed = [_pack(module.cell, layer, chosen) for layer in layers]
+    module.weights, module.dtype = chosen, dtype
+    module._parameters.clear()
+    module.__class__ = _PACKED[type(module)]
+    if isinstance(module, Recurrent):
+        module._flat_weights, module._flat_weights_names = [], []

@@ -1,0 +1,77 @@
+"""Builds the CUDA kernels for the host, under csrc/cuda/emulation, and loads them as torch.ops."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+HERE = Path(__file__).parent
+CSRC = HERE.parent.parent / "csrc"
+
+SOURCES = [
+    HERE / "emulated_ops.cpp",
+    HERE / "emulated_step.cpp",
+    HERE / "emulated_cluster.cpp",
+    HERE / "emulated_far.cpp",
+    HERE / "emulated_primitives.cpp",
+    CSRC / "cuda/emulation/emulation.cpp",
+    CSRC / "torch_args.cpp",
+]
+FLAGS = [
+    "-std=c++20",
+    "-O1",
+    "-g",
+    "-DFASTRNN_EMULATED",
+    "-DFASTRNN_CHUNK_BYTES=2048",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
+# nvcc's pragmas; and torch's headers are not ours to correct.
+FLAGS += ["-Wno-unknown-pragmas", "-Wno-psabi", f"-I{CSRC}"]
+
+
+@cache
+def ops() -> torch._ops._OpNamespace:
+    """torch.ops.fastrnn_emulated, built on first use (half a minute).
+
+    FASTRNN_EMULATION_SANITIZE=1 in the environment: with the address sanitizer, whose library must
+    have been loaded with the process (see run_sanitized).
+    """
+    sanitize = os.environ.get("FASTRNN_EMULATION_SANITIZE") == "1"
+    name = "fastrnn_emulated_asan" if sanitize else "fastrnn_emulated"
+    sanitizer = ["-fsanitize=address"] if sanitize else []
+    os.environ.setdefault("MAX_JOBS", "2")
+    cpp_extension.load(
+        name,
+        [str(source) for source in SOURCES],
+        extra_cflags=[*FLAGS, *sanitizer],
+        extra_ldflags=sanitizer,
+        is_python_module=False,
+    )
+    return torch.ops.fastrnn_emulated
+
+
+def run_sanitized(script: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code, which may import this module, under the address sanitizer."""
+    library = subprocess.run(
+        ["c++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": library,
+        # Leaks are Python's own; torch's libraries define a few symbols twice.
+        "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0",
+        "FASTRNN_EMULATION_SANITIZE": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )

@@ -1,0 +1,89 @@
+// torch.ops.fastrnn_emulated: the CUDA ops of csrc/torch_cuda.h over emulated kernels and CPU tensors,
+// with products by ATen.
+#include <torch/library.h>
+
+#include "cuda/emulation/emulation.h"
+#include "torch_cuda.h"
+
+namespace fastrnn::cuda {
+
+double far_rows(Blas& blas);  // emulated_far.cpp
+
+namespace {
+
+at::ScalarType scalar_type(Type type) {
+  switch (type) {
+    case Type::float64:
+      return at::kDouble;
+    case Type::bfloat16:
+      return at::kBFloat16;
+    case Type::float16:
+      return at::kHalf;
+    default:
+      return at::kFloat;
+  }
+}
+
+// A matrix [rows, columns] in memory with a stride from row to row.
+at::Tensor matrix(const void* from, int64_t rows, int64_t columns, int64_t row, Type type) {
+  return at::from_blob(const_cast<void*>(from), {rows, columns}, {row, 1}, at::dtype(scalar_type(type)));
+}
+
+class AtenBlas final : public Blas {
+ public:
+  void multiply(const Product& p) override {
+    const at::ScalarType sums = p.type == Type::float64 ? at::kDouble : at::kFloat;
+    at::Tensor a = p.a_transposed ? matrix(p.a, p.k, p.m, p.a_row, p.type).t()
+                                  : matrix(p.a, p.m, p.k, p.a_row, p.type);
+    at::Tensor b = p.b_transposed ? matrix(p.b, p.n, p.k, p.b_row, p.type).t()
+                                  : matrix(p.b, p.k, p.n, p.b_row, p.type);
+    at::Tensor c = matrix(p.c, p.m, p.n, p.c_row, p.c_type);
+    at::Tensor product = at::mm(a.to(sums), b.to(sums));
+    if (p.accumulate) product += c.to(sums);
+    c.copy_(product);
+  }
+};
+
+class EmulatedGpu {
+ public:
+  explicit EmulatedGpu(const at::Tensor&) {}
+  cudaStream_t stream() const { return nullptr; }
+  Blas& blas() { return blas_; }
+  bool tf32() const { return true; }
+
+ private:
+  AtenBlas blas_;
+};
+
+double compare_far_rows() {
+  AtenBlas blas;
+  return far_rows(blas);
+}
+
+bool serves(std::string_view cell, int64_t H) { return cluster_serves<BFloat16>(find_cell(cell), H); }
+
+void set_options(int64_t seed, bool skip_barriers) {
+  emulation::options().seed = static_cast<uint64_t>(seed);
+  emulation::options().skip_barriers = skip_barriers;
+}
+
+}  // namespace
+}  // namespace fastrnn::cuda
+
+TORCH_LIBRARY(fastrnn_emulated, m) {
+  m.def(
+      "forward(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
+      "Tensor? b_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, "
+      "int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)",
+      fastrnn::cuda::forward<fastrnn::cuda::EmulatedGpu>);
+  m.def(
+      "backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor x, Tensor h0, "
+      "Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, Tensor y, Tensor c, "
+      "Tensor slots, bool[2] needs) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, "
+      "Tensor db_ih, Tensor db_hh, Tensor dw_hr)",
+      fastrnn::cuda::backward<fastrnn::cuda::EmulatedGpu>);
+  m.def("far_rows() -> float", fastrnn::cuda::compare_far_rows);
+  m.def("cluster_serves(str cell, int H) -> bool", fastrnn::cuda::serves);
+  m.def("options(int seed, bool skip_barriers) -> ()", fastrnn::cuda::set_options);
+}

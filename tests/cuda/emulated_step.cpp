@@ -1,0 +1,2 @@
+// The step driver's own source, for the host.
+#include "cuda/step.cu"

@@ -1,0 +1,129 @@
+"""The emulation of CUDA's execution model: it computes what a GPU would, and it can fail."""
+
+from __future__ import annotations
+
+import emulated
+import pytest
+import torch
+
+SEEDS = range(8)
+
+
+@pytest.fixture(autouse=True)
+def _no_planted_bugs():
+    yield
+    emulated.ops().options(0, False)
+
+
+@pytest.mark.parametrize("columns", [1, 31, 32, 33, 70])
+def test_barriers(columns: int) -> None:
+    x = torch.randn(50, columns)
+    for seed in SEEDS:
+        emulated.ops().options(seed, False)
+        torch.testing.assert_close(emulated.ops().column_sums(x, columns), x.sum(0))
+
+
+def test_a_missing_barrier_is_seen() -> None:
+    x = torch.randn(50, 32)
+    wrong = 0
+    for seed in SEEDS:
+        emulated.ops().options(seed, True)
+        sums = emulated.ops().column_sums(x, 32)
+        wrong += not torch.allclose(sums, x.sum(0), atol=1e-4)
+    assert wrong == len(SEEDS)
+
+
+@pytest.mark.parametrize("believed", [32, 33])
+def test_an_off_by_one_is_seen(believed: int) -> None:
+    done = emulated.run_sanitized(
+        "import emulated, torch\n"
+        f"print(emulated.ops().column_sums(torch.ones(50, 32), {believed})[0].item())\n"
+    )
+    if believed == 32:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == "50.0"
+    else:
+        assert done.returncode != 0
+        assert "heap-buffer-overflow" in done.stderr, done.stderr
+
+
+def test_kernels_keep_within_bounds() -> None:
+    """Every cell and kind of sequence under the address sanitizer, in sizes that divide nothing."""
+    done = emulated.run_sanitized(
+        "import emulated, problems, torch\n"
+        "for cell in problems.GATES:\n"
+        "    for kind in ('plain', 'packed+reset', 'lengths+reset'):\n"
+        "        for H in (7, 8):\n"
+        "            p = problems.make(cell, 4, 5, 3, H, kind=kind, reverse=H == 7)\n"
+        "            for keep in (1, 2):\n"
+        "                problems.by_ops(emulated.ops(), p, keep)\n"
+        "problems.by_ops(emulated.ops(), problems.make('lstm', 4, 5, 3, 7, P=5, kind='lengths'))\n"
+        "print('done')\n"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "done"
+
+
+def test_a_barrier_not_reached_by_all_ends_in_an_error() -> None:
+    with pytest.raises(RuntimeError, match="31 threads wait forever"):
+        emulated.ops().lone()
+
+
+def test_shuffles() -> None:
+    expected = float(sum(i * i for i in range(32)))
+    assert emulated.ops().shuffle_sum().tolist() == [expected] * 32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_tensor_core_products(dtype: torch.dtype) -> None:
+    k = 48
+    a, b = torch.randn(16, k).to(dtype), torch.randn(8, k).to(dtype)
+    got = emulated.ops().mma_product(a, b)
+    tolerance = 1e-4 if dtype != torch.float32 else 3e-2  # TF32 has 10 bits
+    torch.testing.assert_close(got, a.float() @ b.float().t(), rtol=1e-4, atol=tolerance)
+    if dtype == torch.float32:
+        assert not torch.allclose(got, a @ b.t(), rtol=1e-6, atol=1e-6)
+
+
+def ring(blocks: int, steps: int) -> list[int]:
+    size = min(blocks, 8)
+    values = [b % size + 1 for b in range(blocks)]
+    for _ in range(steps):
+        values = [
+            (b % size + sum((o + 3) * values[b // size * size + o] for o in range(size))) % 2**32
+            for b in range(blocks)
+        ]
+    return values
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 8, 24])
+def test_clusters_exchange_by_asynchronous_stores(blocks: int) -> None:
+    for seed in SEEDS:
+        emulated.ops().options(seed, False)
+        got = emulated.ops().ring(blocks, 9, -1)
+        assert [v % 2**32 for v in got.tolist()] == ring(blocks, 9)
+
+
+def test_a_missing_wait_is_seen() -> None:
+    wrong = 0
+    for seed in SEEDS:
+        emulated.ops().options(seed, False)
+        try:
+            got = emulated.ops().ring(4, 9, 2)
+            wrong += [v % 2**32 for v in got.tolist()] != ring(4, 9)
+        except RuntimeError:  # blocks wait for what came in the wrong phase
+            wrong += 1
+    assert wrong == len(SEEDS)
+
+
+def test_blocks_of_a_cooperative_launch_meet() -> None:
+    assert emulated.ops().meet(7, -1, 0).tolist() == [1] * 7
+
+
+def test_a_block_that_never_starts_is_waited_for_no_longer_than_allowed() -> None:
+    assert emulated.ops().meet(7, 3, 100).tolist() == [0] * 7
+
+
+def test_a_wait_without_end_is_an_error_and_no_hang() -> None:
+    with pytest.raises(RuntimeError, match="wait forever"):
+        emulated.ops().meet(7, 3, 0)

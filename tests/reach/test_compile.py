@@ -1,0 +1,200 @@
+"""torch.compile, torch.export and AOTInductor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.export import Dim, export
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+
+from .common import DEVICES, KINDS, assert_same, gradients, loss_of, pair
+
+T, B, I, H = 6, 3, 4, 5
+
+# What is checked is tracing; inductor itself, which takes long, is run where it is named.
+TRACED = {"backend": "aot_eager"}
+
+
+class Model(nn.Module):
+    def __init__(self, kind: str, device: str = "cpu") -> None:
+        super().__init__()
+        self.rnn = getattr(fastrnn, kind)(
+            I, H, num_layers=2, bidirectional=True, batch_first=True, device=device
+        )
+        self.head = nn.Linear(2 * H, 2, device=device)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, reset: Tensor | None = None) -> Tensor:
+        return self.head(self.rnn(x, lengths=lengths, reset=reset)[0])
+
+
+def assert_compiles(model: nn.Module, run: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """The compiled function gives the same results and gradients."""
+    torch._dynamo.reset()
+    compiled = torch.compile(run, **options)
+    results = []
+    for f in (run, compiled):
+        model.zero_grad()
+        out = f(*args)
+        loss_of(out).backward()
+        results.append((out, gradients(model)))
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_default(kind: str, device: str) -> None:
+    model = Model(kind, device)
+    assert_compiles(model, model, torch.randn(B, T, I, device=device), fullgraph=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, and CUDA graphs need one")
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_reduce_overhead(kind: str) -> None:
+    model = Model(kind, "cuda")
+    assert_compiles(model, model, torch.randn(B, T, I, device="cuda"), mode="reduce-overhead")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_with_lengths_and_reset(kind: str) -> None:
+    model = Model(kind)
+    reset = torch.rand(B, T) < 0.3
+    assert_compiles(
+        model, model, torch.randn(B, T, I), torch.tensor([6, 0, 3]), reset, fullgraph=True, **TRACED
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_states_and_unbatched(kind: str) -> None:
+    model = getattr(fastrnn, kind)(I, H, num_layers=2)
+    for shape in ((T, B, I), (T, I)):
+        x = torch.randn(shape)
+        assert_compiles(model, lambda a: model(a, states=True), x, fullgraph=True, **TRACED)
+
+
+def test_compile_projection() -> None:
+    model = fastrnn.LSTM(I, H, proj_size=2)
+    assert_compiles(model, model, torch.randn(T, B, I), fullgraph=True, **TRACED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_dynamic_does_not_trace_again(kind: str) -> None:
+    model = Model(kind)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend=counter)
+    compiled(torch.randn(3, 6, I))
+    once = counter.frame_count
+    for steps, batch in ((9, 4), (4, 7)):
+        x = torch.randn(batch, steps, I)
+        assert_same(compiled(x), model(x))
+    assert counter.frame_count == once
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_packed_sequence(kind: str) -> None:
+    model = getattr(fastrnn, kind)(I, H)
+    packed = pack_padded_sequence(torch.randn(T, B, I), torch.tensor([6, 4, 1]))
+    assert_compiles(model, lambda p: model(p)[0].data, packed, **TRACED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_without_gradients(kind: str) -> None:
+    model = Model(kind).eval()
+    torch._dynamo.reset()
+    x = torch.randn(B, T, I)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert_same(torch.compile(model, fullgraph=True, **TRACED)(x), model(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_a_loop_over_cells(kind: str) -> None:
+    cell = getattr(fastrnn, f"{kind}Cell")(I, H)
+
+    def run(x: Tensor) -> Any:
+        state = None
+        for step in x:
+            state = cell(step, state)
+        return state
+
+    assert_compiles(cell, run, torch.randn(3, B, I), fullgraph=True, **TRACED)
+
+
+def test_compile_leaves_torch_layers_as_they_were() -> None:
+    """Our way into torch.compile does not change what it does with torch.nn's own layers."""
+    theirs, ours = pair("GRU", I, H)
+    torch._dynamo.reset()
+    x = torch.randn(T, B, I)
+    torch.compile(ours, fullgraph=True, **TRACED)(x)
+    assert torch._dynamo.config.allow_rnn is False
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(theirs, fullgraph=True, **TRACED)(x)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_export_with_dynamic_batch_and_time(kind: str, strict: bool) -> None:
+    model = Model(kind)
+    shapes = {"x": {0: Dim("batch", min=2), 1: Dim("time", min=2)}}
+    program = export(model, (torch.randn(B, T, I),), dynamic_shapes=shapes, strict=strict)
+    x = torch.randn(5, 9, I)
+    assert_same(program.module()(x), model(x))
+    assert_same(program.run_decompositions().module()(x), model(x))
+    targets = [str(n.target) for n in program.graph.nodes]
+    assert targets.count("fastrnn.forward.default") == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_export_with_lengths_and_reset(kind: str) -> None:
+    model = Model(kind).eval()
+    args = (torch.randn(B, T, I), torch.tensor([6, 0, 3]), torch.rand(B, T) < 0.3)
+    with torch.no_grad():
+        program = export(model, args)
+        lengths = torch.tensor([1, 5, 2])
+        assert_same(program.module()(args[0], lengths, args[2]), model(args[0], lengths, args[2]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_program_is_trainable(kind: str) -> None:
+    model = Model(kind)
+    x = torch.randn(B, T, I)
+    exported = export(model, (x,)).module()
+    loss_of(exported(x)).backward()
+    loss_of(model(x)).backward()
+    assert_same(gradients(exported), gradients(model))
+
+
+def test_exported_program_saves_and_loads(tmp_path: Path) -> None:
+    model = Model("LSTM").eval()
+    x = torch.randn(B, T, I)
+    torch.export.save(export(model, (x,)), tmp_path / "model.pt2")
+    assert_same(torch.export.load(tmp_path / "model.pt2").module()(x), model(x))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_aot_inductor_package(device: str, tmp_path: Path) -> None:
+    model = nn.ModuleList([getattr(fastrnn, kind)(I, H, device=device) for kind in KINDS])
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = model
+
+        def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+            return [layer(x, lengths=lengths)[0] for layer in self.layers]
+
+    chain = Chain().eval()
+    args = (torch.randn(T, B, I, device=device), torch.tensor([6, 0, 3], device=device))
+    with torch.no_grad():
+        path = torch._inductor.aoti_compile_and_package(
+            export(chain, args), package_path=str(tmp_path / "model.pt2")
+        )
+        assert_same(torch._inductor.aoti_load_package(path)(*args), chain(*args))

@@ -1,0 +1,218 @@
+"""accelerate, restore, patched; and what TorchScript and quantization say of our modules."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+import fastrnn
+
+from .common import KINDS, assert_same, loss_of, twice
+
+
+class Tagger(nn.Module):
+    """A model with recurrent modules at several depths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"rnn": nn.LSTM(5, 7, num_layers=2, bidirectional=True)})
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(14, 6), nn.GRU(6, 6)), nn.RNN(6, 4)])
+        self.cell = nn.GRUCell(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self.encoder["rnn"](x)
+        x, _ = self.blocks[0](x)
+        x, _ = self.blocks[1](x)
+        return self.cell(x[-1])
+
+
+class OwnLSTM(nn.LSTM):
+    pass
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "LSTMCell", "GRUCell", "RNNCell"])
+def test_accelerate_changes_the_class_and_nothing_else(kind: str) -> None:
+    module = getattr(nn, kind)(3, 4)
+    parameters, keys = list(module.parameters()), list(module.state_dict())
+    model, report = fastrnn.accelerate(module)
+    assert model is module
+    assert type(model) is getattr(fastrnn, kind)
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert list(model.state_dict()) == keys
+    assert report.replaced == {"": f"torch.nn.{kind}"}
+    assert type(fastrnn.restore(model)) is getattr(nn, kind)
+
+
+def test_accelerate_nested_model_and_report() -> None:
+    plain, fast = twice(Tagger())
+    x = torch.randn(6, 2, 5)
+    assert_same(fast(x), plain(x))
+    again = fastrnn.accelerate(fast)[1]
+    assert not again.replaced
+    assert not again.left
+    assert again.already == ["encoder.rnn", "blocks.0.1", "blocks.1", "cell"]
+    assert "already   encoder.rnn" in str(again)
+    restored = fastrnn.restore(fast)
+    assert not any(m.__module__.startswith("fastrnn") for m in map(type, restored.modules()))
+    assert torch.equal(restored(x), plain(x))
+
+
+def test_accelerate_keeps_an_optimizer_working() -> None:
+    plain, fast = copy.deepcopy(model := Tagger()), model
+    x = torch.randn(6, 2, 5)
+    optimizers = [torch.optim.Adam(m.parameters(), lr=0.01) for m in (plain, fast)]
+    for step in range(4):
+        if step == 2:
+            fastrnn.accelerate(fast)
+        for m, optimizer in zip((plain, fast), optimizers, strict=True):
+            optimizer.zero_grad()
+            loss_of(m(x)).backward()
+            optimizer.step()
+    assert_same(list(fast.parameters()), list(plain.parameters()), scale=100)
+
+
+def test_accelerate_keeps_hooks_mode_and_device() -> None:
+    module = nn.LSTM(3, 4, device="meta").eval()
+    seen = []
+    module.register_forward_hook(lambda m, args, out: seen.append(type(m)))
+    module.weight_hh_l0.requires_grad_(False)
+    fastrnn.accelerate(module)
+    assert not module.training
+    assert not module.weight_hh_l0.requires_grad
+    assert module.weight_ih_l0.device.type == "meta"
+    module(torch.zeros(5, 2, 3, device="meta"))
+    assert seen == [fastrnn.LSTM]
+
+
+def test_accelerate_keeps_parametrizations() -> None:
+    module = nn.LSTM(3, 4)
+    parametrizations.weight_norm(module, "weight_hh_l0")
+    x = torch.randn(5, 2, 3)
+    expected = module(x)
+    keys = list(module.state_dict())
+    fastrnn.accelerate(module)
+    assert isinstance(module, fastrnn.LSTM)
+    assert parametrize.is_parametrized(module, "weight_hh_l0")
+    assert list(module.state_dict()) == keys
+    assert_same(module(x), expected)
+    assert_same(copy.deepcopy(module)(x), expected)
+    parametrize.remove_parametrizations(module, "weight_hh_l0")
+    assert type(module) is fastrnn.LSTM
+    assert_same(module(x), expected)
+
+    parametrizations.weight_norm(module, "weight_ih_l0")
+    fastrnn.restore(module)
+    assert not isinstance(module, fastrnn.LSTM)
+    assert_same(module(x), expected)
+
+
+def test_accelerate_leaves_and_names_what_it_cannot_take() -> None:
+    replaced_forward = nn.GRU(3, 4)
+    replaced_forward.forward = lambda x: x  # type: ignore[assignment]
+    model = nn.ModuleDict(
+        {
+            "own": OwnLSTM(3, 4),
+            "patched": replaced_forward,
+            "script": torch.jit.script(nn.LSTM(3, 4)),
+            "plain": nn.LSTM(3, 4),
+        }
+    )
+    types = [type(m) for m in model.values()]
+    _, report = fastrnn.accelerate(model)
+    assert list(report.replaced) == ["plain"]
+    assert report.left == {
+        "own": f"{OwnLSTM.__module__}.OwnLSTM is a subclass of torch.nn.LSTM",
+        "patched": "its forward was replaced on the instance",
+        "script": "a torch.nn.LSTM that TorchScript has compiled",
+    }
+    assert [type(m) for m in model.values()][:3] == types[:3]
+
+
+def test_accelerate_a_module_registered_twice() -> None:
+    layer = nn.GRU(4, 4)
+    model = nn.Sequential(layer, nn.Identity())
+    model.add_module("again", layer)
+    fastrnn.accelerate(model)
+    assert model[0] is model.again
+    assert type(model[0]) is fastrnn.GRU
+
+
+def test_accelerated_model_saves_and_loads() -> None:
+    plain, fast = twice(Tagger())
+    file = io.BytesIO()
+    torch.save(fast, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    x = torch.randn(6, 2, 5)
+    assert torch.equal(loaded(x), fast(x))
+    assert_same(loaded(x), plain(x))
+    plain.load_state_dict(loaded.state_dict())
+
+
+def test_patched_reaches_every_way_of_naming_the_class() -> None:
+    from torch.nn import LSTM  # as a library that was imported earlier has it
+
+    with fastrnn.patched():
+        inside = [
+            nn.LSTM(3, 4),
+            LSTM(3, 4),
+            nn.modules.rnn.LSTM(3, 4),
+            nn.GRUCell(3, 4),
+            nn.RNN(3, 4, bias=False),
+        ]
+        own = OwnLSTM(3, 4)
+        ours = fastrnn.GRU(3, 4)
+        assert isinstance(inside[0], nn.LSTM)
+    assert [type(m) for m in inside] == [*[fastrnn.LSTM] * 3, fastrnn.GRUCell, fastrnn.RNN]
+    assert type(own) is OwnLSTM
+    assert type(ours) is fastrnn.GRU
+    assert [type(nn.LSTM(3, 4)), type(nn.GRUCell(3, 4))] == [nn.LSTM, nn.GRUCell]
+
+
+def test_patched_ends_with_an_error_inside() -> None:
+    with pytest.raises(ZeroDivisionError), fastrnn.patched():
+        raise ZeroDivisionError
+    assert type(nn.GRU(3, 4)) is nn.GRU
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "LSTMCell"])
+def test_torchscript_says_to_restore_first(kind: str) -> None:
+    model = nn.Sequential(getattr(fastrnn, kind)(3, 4))
+    with pytest.raises(
+        RuntimeError, match=r"fastrnn\.\w+ can't be compiled by TorchScript: call fastrnn.restore"
+    ):
+        torch.jit.script(model)
+    x = torch.randn(5, 3)
+    assert_same(torch.jit.script(fastrnn.restore(model))(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_jit_trace() -> None:
+    layer = fastrnn.LSTM(3, 4)
+    x = torch.randn(5, 2, 3)
+    assert_same(torch.jit.trace(layer, x)(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+def test_dynamic_quantization_says_what_to_do() -> None:
+    from torch.ao.nn.quantized import dynamic
+    from torch.ao.quantization import quantize_dynamic
+
+    model = nn.Sequential(fastrnn.LSTM(3, 4))
+    with pytest.warns(
+        UserWarning, match=r"leaves fastrnn.LSTM as it is: call fastrnn.restore\(model\) first"
+    ):
+        left = quantize_dynamic(model, {nn.LSTM})
+    assert type(left[0]) is fastrnn.LSTM
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.ao.quantization leaves")
+        quantized = quantize_dynamic(fastrnn.restore(model), {nn.LSTM})
+    assert type(quantized[0]) is dynamic.LSTM
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(quantized(x)[0], model(x)[0], atol=0.05, rtol=0)

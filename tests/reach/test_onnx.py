@@ -1,0 +1,115 @@
+"""torch.onnx.export gives ONNX's own operators, and ONNX Runtime the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastrnn
+
+from .common import KINDS, assert_same, tensors
+
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+T, B, I, H = 6, 3, 4, 5
+
+
+def exported(model: nn.Module, args: tuple[Any, ...], path: Path, **options: Any) -> tuple[list[str], Any]:
+    """The operators of the exported model, and a function that runs it in ONNX Runtime."""
+    program = torch.onnx.export(model.eval(), args, dynamo=True, verbose=False, **options)
+    file = str(path / "model.onnx")
+    program.save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        arrays = {name: t.numpy() for name, t in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(a) for a in session.run(None, arrays)]
+
+    return [node.op_type for node in program.model.graph], run
+
+
+class Tagger(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+        self.head = nn.Linear(2 * H, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        output, state = self.rnn(x, lengths=lengths)
+        return self.head(output), state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_with_lengths_and_dynamic_shapes(kind: str, tmp_path: Path) -> None:
+    rnn = getattr(fastrnn, kind)(I, H, num_layers=2, bidirectional=True, batch_first=True)
+    model = Tagger(rnn)
+    shapes = ({0: "batch", 1: "time"}, {0: "batch"})
+    args = (torch.randn(B, T, I), torch.tensor([6, 2, 4]))
+    operators, run = exported(model, args, tmp_path, dynamic_shapes=shapes)
+    assert operators.count(kind) == 4
+    args = (torch.randn(4, 9, I), torch.tensor([3, 9, 1, 5]))
+    assert_same(run(*args), tensors(model(*args)))
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_with_its_state(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(fastrnn, kind)(I, H, **options)
+
+        def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+            # A GRU's and an RNN's c stays an input of the exported model.
+            output, state = self.rnn(x, (h, c) if kind == "LSTM" else h + 0 * c)
+            return output, state
+
+    args = (torch.randn(T, B, I), torch.randn(1, B, H), torch.randn(1, B, H))
+    model = Step()
+    operators, run = exported(model, args, tmp_path)
+    assert operators.count(kind) == 1
+    assert_same(run(*args), tensors(model(*args)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells_and_relu(kind: str, tmp_path: Path) -> None:
+    options = {"nonlinearity": "relu"} if kind == "RNN" else {}
+    cell = getattr(fastrnn, f"{kind}Cell")(I, H, **options)
+    operators, run = exported(cell, (torch.randn(B, I),), tmp_path)
+    assert operators.count(kind) == 1
+    x = torch.randn(B, I)
+    assert_same(run(x), tensors(cell(x)))
+
+
+@pytest.mark.parametrize("lacking", ["projection", "resets", "c of every step"])
+def test_what_onnx_lacks_is_said(lacking: str, tmp_path: Path) -> None:
+    layer = fastrnn.LSTM(I, H, proj_size=2 if lacking == "projection" else 0)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = layer
+
+        def forward(self, x: Tensor, reset: Tensor) -> Tensor:
+            if lacking == "c of every step":
+                return self.rnn(x, states=True)[2][0][1] + reset.unsqueeze(-1)
+            if lacking == "resets":
+                return self.rnn(x, reset=reset)[0]
+            return self.rnn(x)[0] + reset.unsqueeze(-1)
+
+    args = (torch.randn(T, B, I), torch.zeros(T, B, dtype=torch.bool))
+    with pytest.raises(Exception, match="ONNX") as error:
+        exported(Model(), args, tmp_path)
+    chain, current = [], error.value
+    while current is not None:
+        chain.append(str(current))
+        current = current.__cause__ or current.__context__
+    assert any(lacking in message for message in chain)

@@ -1,0 +1,228 @@
+"""The report of `python -m benchmarks`: what is computed from times, what is written, and its warnings."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib", reason="benchmarks need matplotlib")
+pytest.importorskip("tabulate", reason="benchmarks need tabulate")
+pytest.importorskip("tqdm", reason="benchmarks need tqdm")
+
+# Beside the package, not in it; last, so that an installed fastrnn stays the one that is tested.
+sys.path.append(str(Path(__file__).parent.parent))
+
+from benchmarks import __main__ as command
+from benchmarks import goals, layers, machine, peers, quiet, readme, report, results, shapes, timing
+from benchmarks.peaks import Peaks
+from benchmarks.results import Result, Row
+from benchmarks.shapes import Case
+from benchmarks.timing import Times
+
+IDLE, BUSY = quiet.Look(0.0, 0.01), quiet.Look(1.5, 0.4)
+PEAKS = Peaks({"float32": 100.0, "bfloat16": 200.0}, l2_read=100.0, l2_bytes=2 << 20)
+
+
+def row(case: Case, ratio: float, seconds: float = 1e-3) -> Row:
+    times = {"torch.nn": Times(seconds * ratio, seconds * ratio, 5), "fastrnn": Times(seconds, seconds, 5)}
+    return Row(case, times, 0.0)
+
+
+def result(rows: list[Row], look: quiet.Look = IDLE, complete: bool = True) -> Result:
+    return Result(
+        "2026-01-02 03:04 UTC", complete, machine.facts(), PEAKS, (look, look), look.others, 1.0, rows, []
+    )
+
+
+@pytest.fixture
+def _idle(monkeypatch):
+    """As if nobody else used the machine; peaks take their time and are not what is tested."""
+    monkeypatch.setattr(quiet, "look", lambda: IDLE)
+    monkeypatch.setattr(quiet.Neighbors, "cores", lambda self: 0.0)
+    monkeypatch.setattr(command.peaks, "measure", lambda seconds: PEAKS)
+
+
+@pytest.mark.usefixtures("_idle")
+def test_smallest_quick_report(tmp_path, capsys):
+    only = ["grid/lstm/inference/float32/H64-B1-*", "grid/lstm/inference/float32/H64-B8-*"]
+    options = ["--quick", "--seconds", "0.02", "--out", str(tmp_path)]
+    assert command.main([*options, "--only", only[0], "--only", only[1]]) == 0
+    (data_file,) = tmp_path.glob("*.json")
+    (text_file,) = tmp_path.glob("*.md")
+    assert data_file.stem == text_file.stem
+    assert data_file.stem.endswith("-quick")
+    assert machine.slug(machine.facts()) in data_file.stem
+    assert (tmp_path / f"{data_file.stem}-ratio.png").read_bytes().startswith(b"\x89PNG")
+
+    data = json.loads(data_file.read_text())
+    assert data["machine"]["torch"] == torch.__version__
+    assert not data["complete"]
+    assert [r["id"].split("/")[-1] for r in data["rows"]] == ["H64-B1-T50", "H64-B8-T50"]
+    for r in data["rows"]:
+        assert 0 < r["times"]["fastrnn"]["minimum"] <= r["times"]["fastrnn"]["median"]
+        ratio = r["times"]["torch.nn"]["minimum"] / r["times"]["fastrnn"]["minimum"]
+        assert r["ratio"] == pytest.approx(ratio, rel=1e-3)
+
+    text = text_file.read_text()
+    ratios = [r["ratio"] for r in data["rows"]]
+    mean = (ratios[0] * ratios[1]) ** 0.5
+    means = [line for line in text.splitlines() if line.startswith("| geometric mean")]
+    assert float(means[-1].split("|")[4]) == pytest.approx(mean, abs=0.006)
+    assert "quick look" in text
+    assert "TOO BUSY" not in text
+    assert str(text_file) in capsys.readouterr().out
+
+
+def test_refuses_a_busy_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quiet, "look", lambda: BUSY)
+    monkeypatch.setattr(command.peaks, "measure", lambda seconds: PEAKS)
+    options = ["--quick", "--seconds", "0.01", "--only", "step/gru/*/H64-B1-", "--out", str(tmp_path)]
+    assert command.main(options) == 2
+    said = capsys.readouterr().err
+    assert "TOO BUSY" in said
+    assert "1.50 of" in said
+    assert "40%" in said
+    assert not list(tmp_path.iterdir())
+
+    assert command.main([*options, "--busy"]) == 0
+    assert "TOO BUSY" in capsys.readouterr().err
+    (text_file,) = tmp_path.glob("*.md")
+    assert "THE MACHINE WAS TOO BUSY" in text_file.read_text()
+
+
+def test_look_sees_a_neighbor(monkeypatch):
+    # 2 seconds of others' work in the 0.1 seconds of the look.
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(quiet, "_busy_seconds", lambda: next(clock))
+    look = quiet.look(0.1)
+    assert look.others > 10
+    assert look.busy
+
+
+def test_an_unknown_pattern_is_said(capsys):
+    assert command.main(["--only", "nothing/like/it"]) == 1
+    assert "no case has any of ['nothing/like/it']" in capsys.readouterr().out
+
+
+def test_means_and_goals():
+    cases = [case for case in shapes.grid() if case.group == ("grid", "lstm", "inference", "float32")]
+    ratios = [0.98, *[4.0] * 5, *[1.0] * 6]
+    found = result([row(case, ratio) for case, ratio in zip(cases, ratios, strict=True)])
+    mean, low = goals.verdicts(found)[:2]
+    assert mean.got == pytest.approx((0.98 * 4.0**5) ** (1 / 12))
+    assert not mean.is_met  # 1.78 of 1.8
+    assert low.got == pytest.approx(0.98)
+    assert low.is_met  # within the noise of 1.0
+    assert low.where == cases[0].shape
+    assert low.rows == (12, 12)
+    assert "**not met** |" in report.goals_table([mean])
+    part = goals.verdicts(result([row(cases[0], 2.0)]))
+    assert "met, of a part" in report.goals_table(part)
+
+    slow = result([row(case, 0.96) for case in cases])
+    assert not goals.verdicts(slow)[1].is_met
+    high = Case("high", "lstm", "inference", "float32", 256, 8, 50, precision="high")
+    # Noise is of 1.0 only; a shape that the goal leaves out does not count.
+    small = Case("high", "lstm", "inference", "float32", 64, 1, 50, precision="high")
+    judged = goals.verdicts(result([row(high, 1.49), row(small, 0.5)]))
+    assert [v.got for v in judged] == pytest.approx([1.49, 1.49])
+    assert not judged[1].is_met
+
+
+def test_work_and_shares():
+    lstm = Case("grid", "lstm", "inference", "float32", 256, 1, 50)
+    assert lstm.flops == 2 * 50 * 4 * 256 * 512
+    assert Case("grid", "lstm", "training", "float32", 256, 1, 50).flops == 3 * lstm.flops
+    stacked = Case("stacked", "gru", "inference", "float32", 8, 2, 5, layers=2, bidirectional=True)
+    assert stacked.flops == 2 * 2 * 5 * 2 * 3 * 8 * ((8 + 8) + (16 + 8))
+    measured = row(lstm, 2.0, seconds=1e-3)
+    assert measured.share_of_peak(PEAKS) == pytest.approx(lstm.flops / 1e-3 / 100e9)
+    # 50 reads of 1 MiB at 100 GB/s, and half of the work at 100 GFLOP/s, of 1 ms.
+    least = 50 * 2**20 / 100e9 + lstm.flops / 2 / 100e9
+    assert measured.share_of_l2(PEAKS) == pytest.approx(least / 1e-3)
+    too_large = Case("grid", "lstm", "inference", "float32", 512, 1, 50)
+    assert row(too_large, 2.0).share_of_l2(PEAKS) is None
+
+
+def test_interleaving_takes_turns():
+    taken = []
+    times = timing.interleave(
+        {"a": lambda: taken.append("a"), "b": lambda: taken.append("b")}, seconds=0.0, rounds=3
+    )
+    assert times["a"].rounds == times["b"].rounds == 3
+    runs = [name for i, name in enumerate(taken) if i == 0 or taken[i - 1] != name]
+    # Warm-ups a b, then a b, b a, a b: neighbors of the same name are one run.
+    assert runs == list("ababab")
+
+
+@pytest.mark.parametrize("case", [c for c in shapes.every() if c.H == 64 and c.B == 8], ids=lambda c: c.id)
+def test_both_libraries_do_the_same(case):
+    made = layers.calls(case)
+    if case.pass_ == "training":
+        for call in made.values():
+            call()  # compared elsewhere; here, that it runs
+        return
+    tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[case.dtype]
+    ours, theirs = (made[name]() for name in ("fastrnn", "torch.nn"))
+    if case.module == "cell":
+        ours, theirs = ((out,) if isinstance(out, torch.Tensor) else out for out in (ours, theirs))
+    torch.testing.assert_close(ours[0], theirs[0], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_peers_do_the_same(cell, monkeypatch):
+    case = Case("peers", cell, "inference", "float32", 16, 3, 5)
+    expected = layers.calls(case)["torch.nn"]()[0]
+    monkeypatch.setattr(peers, "_COMPILED_STEPS", {"lstm": peers._lstm_step, "gru": peers._gru_step})
+    torch.testing.assert_close(peers.compiled_loop_call(case)(), expected, atol=1e-5, rtol=0)
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    (y,) = peers.onnxruntime_call(case)()
+    torch.testing.assert_close(torch.from_numpy(y[:, 0]), expected, atol=1e-5, rtol=0)
+
+
+def test_readme_takes_the_newest_complete_result(tmp_path):
+    rows = [row(case, 2.0) for case in shapes.grid()]
+    folder = tmp_path / "results"
+    results.save(result(rows), folder / "old.json")
+    newer = result([row(case, 3.0) for case in shapes.grid()])
+    results.save(newer, folder / "other.json")
+    later = json.loads((folder / "other.json").read_text()) | {"date": "2026-01-03 00:00 UTC"}
+    (folder / "new.json").write_text(json.dumps(later))
+    (folder / "part.json").write_text(json.dumps(later | {"date": "2026-01-04", "complete": False}))
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nstale\n{readme.END}\nafter\n")
+    assert readme.rewrite(page, folder).name == "new.json"
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "stale" not in text
+    assert "results/new-ratio.png" in text
+    assert "3.00" in text
+    assert readme.rewrite(page, folder).name == "new.json"
+    assert page.read_text() == text  # again changes nothing
+
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="must have one"):
+        readme.rewrite(page, folder)
+    page.write_text(readme.BEGIN + readme.END)
+    with pytest.raises(FileNotFoundError, match="no complete result"):
+        readme.rewrite(page, tmp_path)
+
+
+def test_saved_results_come_back(tmp_path):
+    rows = [row(case, 1.5) for case in shapes.high()]
+    before = result(rows)
+    results.save(before, tmp_path / "r.json")
+    assert results.load(tmp_path / "r.json") == before
+
+
+def test_deepbench_says_what_it_leaves_out():
+    left = set(shapes.deepbench_all()) - set(shapes.deepbench())
+    assert left
+    text = report.markdown(result([row(case, 2.0) for case in shapes.deepbench()]), {})
+    for case in left:
+        if any(c.cell == case.cell and c.pass_ == case.pass_ for c in shapes.deepbench()):
+            assert case.shape in text

@@ -1,0 +1,72 @@
+"""The demo's verdict: equal where fastrnn is right, and not where it is slightly wrong."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrnn import functional
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "demo.py"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    pytest.importorskip("matplotlib", reason="the demo draws a plot; install fastrnn[demo]")
+    pytest.importorskip("tqdm", reason="the demo shows progress; install fastrnn[demo]")
+    spec = importlib.util.spec_from_file_location("demo", SCRIPT)
+    module = sys.modules["demo"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["demo"]
+
+
+@pytest.fixture
+def size(demo):
+    return demo.Size(hidden=48, length=32, batch=8, characters=100_000)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_right_layers_are_equal(demo, size, name, capsys, tmp_path):
+    text = demo.Text(size.characters)
+    comparison = demo.compare(name, text, size, steps=20)
+    assert demo.report(comparison, size)
+    assert comparison.theirs.losses[-1] < comparison.theirs.losses[0] - 0.5
+    assert len(demo.generate(comparison.ours.model, text, 30)) == len(demo.PROMPT) + 30
+    demo.plot([comparison], tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_a_gate_off_by_a_thousandth_is_seen(demo, size, name, capsys, monkeypatch):
+    layer = functional.fused_layer
+
+    def planted(cell, x, h0, c0, weights, *rest):
+        w_ih, w_hh, b_ih, *others = weights
+        wrong = b_ih.clone()
+        wrong[size.hidden : 2 * size.hidden] += 1e-3  # the forget gate, or GRU's update gate
+        return layer(cell, x, h0, c0, (w_ih, w_hh, wrong, *others), *rest)
+
+    # The loop over layers has the implementation as a default argument, so the module hands it over.
+    monkeypatch.setattr(functional, "fused_layer", planted)
+    comparison = demo.compare(name, demo.Text(size.characters), size, steps=20)
+    assert comparison.first_unequal() is not None
+    assert not demo.report(comparison, size)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_a_gradient_off_by_a_hundredth_is_seen(demo, size, name, monkeypatch):
+    layer = functional.fused_layer
+
+    def planted(cell, x, h0, c0, weights, *rest):
+        w_ih, w_hh, *others = weights
+        wrong = w_hh * 1
+        # Other errors at each step, since Adam does not see a constant factor.
+        wrong.register_hook(lambda grad: grad * (1 + 1e-2 * torch.randn_like(grad)))
+        return layer(cell, x, h0, c0, (w_ih, wrong, *others), *rest)
+
+    monkeypatch.setattr(functional, "fused_layer", planted)
+    comparison = demo.compare(name, demo.Text(size.characters), size, steps=40)
+    assert comparison.first_unequal() is not None

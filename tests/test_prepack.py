@@ -1,0 +1,207 @@
+"""prepack(): what packed layers compute, how far narrower weights stray, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastrnn
+
+LAYERS: list[tuple[type[nn.Module], dict[str, Any]]] = [
+    (fastrnn.LSTM, {}),
+    (fastrnn.LSTM, {"proj_size": 7, "num_layers": 2, "bidirectional": True}),
+    (fastrnn.GRU, {"bias": False, "batch_first": True}),
+    (fastrnn.RNN, {"nonlinearity": "relu"}),
+    (nn.GRU, {}),
+]
+CELLS = [fastrnn.LSTMCell, fastrnn.GRUCell, fastrnn.RNNCell]
+
+# Relative error of a weight that is rounded: half the last of 8 bits, or half a step of 127.
+ROUNDING = {"bfloat16": 2**-9, "int8": 1 / 254}
+
+
+def first(result: Any) -> Tensor:
+    return result if isinstance(result, Tensor) else first(result[0])
+
+
+@pytest.mark.parametrize(("layer", "flags"), LAYERS)
+@pytest.mark.parametrize(("steps", "batch"), [(1, 1), (5, 1), (20, 13)])
+@pytest.mark.parametrize("hidden", [8, 33])
+def test_packed_as_they_are(
+    layer: type[nn.Module], flags: dict[str, Any], steps: int, batch: int, hidden: int
+) -> None:
+    torch.manual_seed(0)
+    module = layer(5, hidden, **flags).eval()
+    x = torch.randn(steps, batch, 5)
+    served = fastrnn.prepack(module)
+    torch.testing.assert_close(first(served(x)), first(module(x)), rtol=0, atol=2e-6)
+    assert not list(served.parameters())
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize(("layer", "flags"), LAYERS)
+def test_narrower_weights_compute_what_rounded_weights_do(
+    layer: type[nn.Module], flags: dict[str, Any], weights: str
+) -> None:
+    torch.manual_seed(0)
+    module = layer(5, 33, **flags).eval()
+    x = torch.randn(9, 6, 5)
+    served = fastrnn.prepack(module, weights)
+    rounded = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, w in rounded.named_parameters():
+            if name.startswith("weight"):
+                w.copy_(w.bfloat16() if weights == "bfloat16" else quantized(w))
+    torch.testing.assert_close(first(served(x)), first(rounded(x)), rtol=0, atol=1e-5)
+    # And how far from the original: rounding of a weight is at most ROUNDING of its row's largest.
+    stray = (first(served(x)) - first(module(x))).abs().max().item()
+    assert 0 < stray < 8 * ROUNDING[weights]
+
+
+def quantized(w: Tensor) -> Tensor:
+    scale = w.abs().amax(1, keepdim=True) / 127
+    steps = w / scale
+    return (steps.abs() + 0.5).floor() * steps.sign() * scale
+
+
+@pytest.mark.parametrize("weights", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_cells(cell: type[nn.Module], weights: str | None) -> None:
+    torch.manual_seed(0)
+    module = cell(5, 20).eval()
+    served = fastrnn.prepack(module, weights)
+    tolerance = 2e-6 if weights is None else 8 * ROUNDING[weights]
+    for x in (torch.randn(3, 5), torch.randn(5)):
+        torch.testing.assert_close(first(served(x)), first(module(x)), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_are_packed_as_they_are(dtype: torch.dtype) -> None:
+    module = fastrnn.LSTM(4, 20, dtype=dtype).eval()
+    x = torch.randn(7, 3, 4, dtype=dtype)
+    torch.testing.assert_close(fastrnn.prepack(module)(x)[0], module(x)[0])
+    with pytest.raises(ValueError, match="only float32"):
+        fastrnn.prepack(module, "int8")
+
+
+def test_masks_and_states() -> None:
+    module = fastrnn.LSTM(4, 20).eval()
+    served = fastrnn.prepack(module)
+    x, lengths = torch.randn(7, 3, 4), torch.tensor([7, 0, 3])
+    reset = torch.rand(7, 3) < 0.3
+    for got, want in zip(
+        served(x, lengths=lengths, reset=reset, states=True)[2][0],
+        module(x, lengths=lengths, reset=reset, states=True)[2][0],
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_model() -> None:
+    model = nn.ModuleDict({"a": nn.LSTM(4, 8), "b": nn.Linear(8, 2)}).eval()
+    served = fastrnn.prepack(model, "int8")
+    assert type(model["a"]) is nn.LSTM
+    assert [name for name, _ in served.named_parameters()] == ["b.weight", "b.bias"]
+    assert "weights=int8" in repr(served)
+
+
+def test_the_original_may_change() -> None:
+    module = fastrnn.GRU(4, 8).eval()
+    x = torch.randn(3, 2, 4)
+    served = fastrnn.prepack(module)
+    before = served(x)[0]
+    with torch.no_grad():
+        for p in module.parameters():
+            p.data.zero_()
+    assert torch.equal(served(x)[0], before)
+
+
+def test_compiles() -> None:
+    served = fastrnn.prepack(fastrnn.LSTM(4, 8).eval())
+    x = torch.randn(3, 2, 4)
+    compiled = torch.compile(served, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x)[0], served(x)[0])
+
+
+def test_what_would_change_it_is_refused() -> None:
+    module = fastrnn.LSTM(4, 8).eval()
+    served = fastrnn.prepack(module)
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        served.train()
+    with pytest.raises(RuntimeError, match="no gradients"):
+        served(torch.randn(2, 3, 4, requires_grad=True))
+    for change in (
+        lambda: served.double(),
+        lambda: served.to("meta"),
+        lambda: nn.Sequential(served).half(),
+    ):
+        with pytest.raises(RuntimeError, match="cannot be moved or cast"):
+            change()
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="cannot be loaded"):
+            served.load_state_dict(module.state_dict(), strict=strict)
+    with pytest.raises(TypeError, match="this process only"):
+        pickle.dumps(served)
+    assert torch.equal(copy.deepcopy(served)(torch.ones(1, 1, 4))[0], served(torch.ones(1, 1, 4))[0])
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="eval"):
+        fastrnn.prepack(fastrnn.LSTM(4, 8))
+    with pytest.raises(ValueError, match="'int4'"):
+        fastrnn.prepack(fastrnn.LSTM(4, 8).eval(), "int4")
+    with pytest.raises(ValueError, match="no recurrent layer"):
+        fastrnn.prepack(nn.Linear(2, 2).eval())
+    pruned = fastrnn.LSTM(4, 8).eval()
+    nn.utils.parametrizations.weight_norm(pruned, "weight_hh_l0")
+    pruned.eval()
+    with pytest.raises(ValueError, match="cannot be packed"):
+        fastrnn.prepack(pruned)
+    served = fastrnn.prepack(fastrnn.LSTM(4, 8).eval())
+    for bad in (torch.randn(2, 3, 5), torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(4)):
+        with pytest.raises(RuntimeError, match="do not fit"):
+            served(bad)
+
+
+def test_another_precision_than_at_packing_is_noticed() -> None:
+    served = fastrnn.prepack(fastrnn.LSTM(4, 8).eval())
+    if fastrnn.build_info()["cpu_target"] != "avx512_bf16":
+        pytest.skip("this CPU target has no bfloat16 products, so that precision makes no difference")
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(RuntimeError, match="another precision"):
+            served(torch.randn(2, 3, 4))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("layer", [fastrnn.LSTM, fastrnn.GRU])
+def test_medium_precision(layer: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = layer(48, 64)
+    x = torch.randn(10, 5, 48)
+
+    def run() -> tuple[Tensor, Tensor]:
+        module.zero_grad()
+        y = module(x)[0]
+        y.square().sum().backward()
+        return y.detach(), module.weight_hh_l0.grad.clone()
+
+    exact = run()
+    torch.set_float32_matmul_precision("high")
+    high = run()
+    torch.set_float32_matmul_precision("medium")
+    medium = run()
+    torch.set_float32_matmul_precision("highest")
+    again = run()
+    assert all(torch.equal(a, b) for a, b in zip(exact, again, strict=True))
+    for got, want in zip(high, exact, strict=True):
+        assert (got - want).abs().max() <= 2e-5 * want.abs().max()
+    for got, want in zip(medium, exact, strict=True):
+        assert (got - want).abs().max() <= 2e-2 * want.abs().max()
