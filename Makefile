@@ -39,7 +39,7 @@ demo: venv
 test: venv
 	$(PY) -m pytest -m "not examples" $(ARGS)
 
-examples: venv
+examples: venv $(VENV)/for-examples
 	$(PY) -m pytest -m examples $(ARGS)
 
 bench: venv
@@ -89,6 +89,10 @@ $(VENV)/installed: $(VENV)/made pyproject.toml setup.py
 # The install above builds everything; later changes rebuild what they touch.
 $(VENV)/built: $(VENV)/installed $(SOURCES)
 	@if [ -n "$$(find csrc -type f -newer $@)" ]; then $(PY) setup.py -q build_ext --inplace; fi
+	@touch $@
+
+$(VENV)/for-examples: $(VENV)/installed examples/requirements.txt
+	$(PIP) install -r examples/requirements.txt
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed

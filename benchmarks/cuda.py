@@ -16,6 +16,7 @@ import argparse
 import datetime
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -237,6 +238,7 @@ def main() -> int:
     versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     about = {
         "date": date,
+        "driver": os.environ.get("FASTRNN_CUDA_DRIVER", "step"),
         "GPU": torch.cuda.get_device_name(),
         "torch": f"{torch.__version__}, {versions}",
         "tf32": "float32 with TF32 allowed, as torch.nn.LSTM has it by default; fp32: not allowed",

@@ -165,6 +165,7 @@ def saved_bytes(loss: Callable[[], Tensor]) -> tuple[int, Tensor]:
 def checkpoints_in_time(impl: str, hidden: int, length: int, report: Report) -> None:
     """A long sequence in chunks, whose insides are computed again in the backward pass."""
     task = TASKS["adding"]
+    torch.manual_seed(0)
     model = build(layers(impl), "LSTM", task, hidden)
     x, truth = task.draw(length, 16, torch.Generator().manual_seed(0))
     chunk = max(1, round(math.sqrt(length)))
@@ -192,11 +193,12 @@ def checkpoints_in_time(impl: str, hidden: int, length: int, report: Report) -> 
     report.figures[f"MB kept in chunks, {impl}"] = chunked / 1e6
 
 
-def second_order(impl: str, hidden: int, length: int, report: Report) -> None:
+def second_order(impl: str, hidden: int, length: int, report: Report) -> float:
     """Curvature along the gradient, by double backward, against a difference of two gradients.
 
     cuDNN has no double backward: on a GPU torch.nn needs ``torch.backends.cudnn.flags(False)``.
     """
+    torch.manual_seed(0)
     model = build(layers(impl), "LSTM", TASKS["adding"], hidden).double()
     x, truth = draw_adding(length, 16, torch.Generator().manual_seed(0))
     x, truth = x.double(), truth.double()
@@ -222,6 +224,7 @@ def second_order(impl: str, hidden: int, length: int, report: Report) -> None:
     say(f"{impl}: curvature along the gradient at T = {length}: {curvature:.6f}")
     gap = abs(curvature - measured) / max(abs(measured), 1e-12)
     report.expect(f"curvature against finite differences, {impl}", gap, most=1e-4)
+    return curvature
 
 
 def clipping(args: Namespace, length: int, path: Path) -> dict[str, float]:
@@ -379,11 +382,13 @@ def main() -> int:
     report.expect(
         "gradient left over the distance, GRU's over the plain RNN's",
         fades[0] / fades[1],
-        least=100,
+        least=10 if args.quick else 100,
     )
+    curvatures = []
     for impl in args.impls:
         checkpoints_in_time(impl, args.hidden, 200 if args.quick else 2000, report)
-        second_order(impl, args.hidden, longest, report)
+        curvatures.append(second_order(impl, args.hidden, longest, report))
+    report.same_in_both("curvature", curvatures, 1e-6)
     for cell in ("LSTM", "GRU"):
         for name, share in (("adding", 0.5), ("copy", 0.8)):
             length = distances[name][0]

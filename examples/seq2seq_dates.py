@@ -269,7 +269,7 @@ def main() -> int:
     parser.size("--hidden", 128, 64, "hidden units of encoder (each direction) and decoder")
     parser.size("--embedding", 64, 32, "size of a character's embedding")
     parser.size("--languages", len(dates.LANGUAGES), 6, "how many languages")
-    parser.size("--steps", 1200, 250, "batches to train on")
+    parser.size("--steps", 2000, 250, "batches to train on")
     parser.size("--batch", 64, 64, "dates in a batch")
     parser.size("--lr", 3e-3, 8e-3, "learning rate", positive_float)
     parser.add_argument("--beams", type=positive_int, default=4, help="of the search (default 4)")

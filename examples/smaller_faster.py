@@ -150,13 +150,6 @@ def quantized_by_torch(model: TextClassifier) -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.LSTM}, dtype=torch.qint8)
 
 
-def prepacked(model: TextClassifier, weights: str) -> TextClassifier:
-    """fastrnn's way: weights packed once for inference, states stay float32."""
-    model = copy.deepcopy(model)
-    model.rnn = layers("fastrnn").prepack(model.rnn, weights=weights)
-    return model
-
-
 def variants_of(
     args: Namespace, original: TextClassifier, small: dict[str, TextClassifier], vocabulary: int
 ):
@@ -183,7 +176,7 @@ def variants_of(
             say("this version of fastrnn has no prepack: no bfloat16 and int8 weights from it")
         else:
             for weights, per_weight in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
-                packed = prepacked(base, weights)
+                packed = layers(impl).prepack(base, weights=weights)
                 size = bytes_of(base, per_weight)
                 variants.append(Variant(f"{weights} prepacked", impl, packed, size))
     if "fastrnn" not in args.impls:

@@ -8,7 +8,7 @@ Example:
     True
 """
 
-from fastrnn import _dynamo, onnx
+from fastrnn import _dynamo, interop, onnx
 from fastrnn._build import build_info
 from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, explain
@@ -30,6 +30,7 @@ __all__ = [
     "accelerate",
     "build_info",
     "explain",
+    "interop",
     "patched",
     "prepack",
     "restore",

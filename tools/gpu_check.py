@@ -77,45 +77,54 @@ def run(step: Step, deadline: float) -> Result:
     return Result(step, status, seconds, output[-3000:])
 
 
+def library_headers() -> str:
+    """Where torch's own wheels keep CUDA's library headers, which a toolkit may lack."""
+    wheels = Path(torch.__file__).parent.parent / "nvidia"
+    found = [str(p) for p in sorted(wheels.glob("cu*/include"))]
+    return os.pathsep.join([*found, *filter(None, [os.environ.get("CPLUS_INCLUDE_PATH")])])
+
+
 def steps(benchmark_seconds: float) -> list[Step]:
-    python, none = sys.executable, {}
+    python, none = sys.executable, dict[str, str]()
     sanitizer = os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin/compute-sanitizer")
     # Memory of torch's caching allocator hides an access beside a tensor.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    # Drivers that are off until they have been measured.
+    cluster = {"FASTRNN_CUDA_DRIVER": "cluster"}
+    tests = [python, "-m", "pytest", "-q", "-k", "cuda and not emulat", "tests"]
+    sanitized = [python, "-c", SANITIZED]
     check = [sanitizer, "--error-exitcode", "1", "--launch-timeout", "60"]
+
+    def benchmark(name: str, result: str, environment: dict[str, str]) -> Step:
+        options = ["--seconds", str(benchmark_seconds), "--name", result]
+        command = [python, "benchmarks/cuda.py", *options]
+        return Step(name, command, benchmark_seconds + 30, environment)
+
     return [
         Step(
             "build",
             [python, "setup.py", "build_ext", "--inplace"],
             240,
-            {"FASTRNN_CUDA": "1", "MAX_JOBS": str(os.cpu_count() or 2)},
+            {
+                "FASTRNN_CUDA": "1",
+                "MAX_JOBS": str(os.cpu_count() or 2),
+                "CPLUS_INCLUDE_PATH": library_headers(),
+            },
         ),
-        Step(
-            "tests on the device",
-            [python, "-m", "pytest", "-q", "-k", "cuda and not emulat", "tests"],
-            180,
-            none,
-        ),
-        Step("memcheck", [*check, "--tool", "memcheck", python, "-c", SANITIZED], 60, uncached),
-        Step("racecheck", [*check, "--tool", "racecheck", python, "-c", SANITIZED], 60, none),
-        Step(
-            "benchmarks",
-            [
-                python,
-                "benchmarks/cuda.py",
-                *("--seconds", str(benchmark_seconds)),
-                *("--name", "gpu-check-cudnn"),
-            ],
-            benchmark_seconds + 60,
-            none,
-        ),
+        Step("tests on the device", tests, 120, none),
+        Step("tests of the cluster driver", tests, 60, cluster),
+        Step("memcheck", [*check, "--tool", "memcheck", *sanitized], 40, uncached),
+        Step("memcheck of the cluster driver", [*check, *sanitized], 40, uncached | cluster),
+        Step("racecheck", [*check, "--tool", "racecheck", *sanitized], 40, none),
+        benchmark("benchmarks", "gpu-check-step", none),
+        benchmark("benchmarks of the cluster driver", "gpu-check-cluster", cluster),
     ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=520, help="for everything")
-    parser.add_argument("--benchmark-seconds", type=float, default=180)
+    parser.add_argument("--benchmark-seconds", type=float, default=90)
     parser.add_argument("--only", nargs="+", help="steps whose names begin with one of these")
     args = parser.parse_args()
     if not torch.cuda.is_available():

@@ -24,16 +24,21 @@ struct Version {
   static constexpr int resident = resident_, threads = threads_;
 };
 
-template <class Body>
+// A cell of several gates whose blocks own more than 48 units does not fit into 16 of them.
+template <class Cell>
+constexpr int most_groups = Cell::gates == 1 ? 4 : 3;
+
+template <class Cell, class Body>
 auto with_version(ClusterShape shape, Body body) {
-  if (shape.groups() <= 2) return body(Version<8, 256>{});
-  if (shape.groups() == 3) return body(Version<6, 384>{});
-  return body(Version<4, 512>{});
+  if constexpr (most_groups<Cell> == 4) {
+    if (shape.groups() == 4) return body(Version<4, 512>{});
+  }
+  return shape.groups() <= 2 ? body(Version<8, 256>{}) : body(Version<6, 384>{});
 }
 
 template <class Cell, class Storage, class Body>
 auto with_forward(ClusterShape shape, Body body) {
-  return with_version(shape, [&](auto version) {
+  return with_version<Cell>(shape, [&](auto version) {
     using V = decltype(version);
     return body(cluster_forward<Cell, Storage, V::resident, V::threads>,
                 ForwardLayout<Cell, Storage, V::resident>(shape).bytes);
@@ -42,7 +47,7 @@ auto with_forward(ClusterShape shape, Body body) {
 
 template <class Cell, class Storage, class Body>
 auto with_backward(ClusterShape shape, Body body) {
-  return with_version(shape, [&](auto version) {
+  return with_version<Cell>(shape, [&](auto version) {
     using V = decltype(version);
     const auto run = [&](auto tiles) {
       constexpr int count = decltype(tiles)::value;
@@ -121,7 +126,7 @@ class Backward final : public BackwardPass<Cell, Storage> {
 template <class Cell, class Storage>
 bool serves(int64_t H) {
   const ClusterShape shape = shape_for(H);
-  if (shape.units > 64) return false;
+  if (shape.groups() > most_groups<Cell>) return false;
   const auto fits = [&](auto kernel, int bytes) {
     return can_launch(kernel, bytes, shape.threads(), shape.blocks);
   };

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional, ops, paths
+from fastrnn import functional, onnx, ops, paths
 from fastrnn.nn.limits import Limits
 
 State = tuple[Tensor, Tensor | None]

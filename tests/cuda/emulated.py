@@ -48,6 +48,8 @@ def ops() -> torch._ops._OpNamespace:
     name = "fastrnn_emulated_asan" if sanitize else "fastrnn_emulated"
     sanitizer = ["-fsanitize=address"] if sanitize else []
     os.environ.setdefault("MAX_JOBS", "2")
+    # ninja, where it is installed beside this Python.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cpp_extension.load(
         name,
         [str(source) for source in SOURCES],

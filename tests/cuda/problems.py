@@ -39,7 +39,7 @@ def make(
     cell: str,
     T: int,
     B: int,
-    I: int,  # noqa: E741
+    I: int,
     H: int,
     *,
     P: int | None = None,

@@ -50,7 +50,7 @@ def test_an_off_by_one_is_seen(believed: int) -> None:
 def test_kernels_keep_within_bounds() -> None:
     """Every cell and kind of sequence under the address sanitizer, in sizes that divide nothing."""
     done = emulated.run_sanitized(
-        "import emulated, problems, torch\n"
+        "import os, emulated, problems, torch\n"
         "for cell in problems.GATES:\n"
         "    for kind in ('plain', 'packed+reset', 'lengths+reset'):\n"
         "        for H in (7, 8):\n"
@@ -58,6 +58,10 @@ def test_kernels_keep_within_bounds() -> None:
         "            for keep in (1, 2):\n"
         "                problems.by_ops(emulated.ops(), p, keep)\n"
         "problems.by_ops(emulated.ops(), problems.make('lstm', 4, 5, 3, 7, P=5, kind='lengths'))\n"
+        "os.environ['FASTRNN_CUDA_DRIVER'] = 'cluster'\n"
+        "for cell in ('lstm', 'gru'):\n"
+        "    p = problems.make(cell, 3, 9, 3, 19, kind='packed+reset', dtype=torch.bfloat16)\n"
+        "    problems.by_ops(emulated.ops(), p)\n"
         "print('done')\n"
     )
     assert done.returncode == 0, done.stderr[-3000:]
