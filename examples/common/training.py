@@ -41,8 +41,10 @@ class Run:
 
     @property
     def speed(self) -> float:
-        """Tokens per second in the steps after the first few; 0 where there were none."""
-        return sum(self.items[WARM_UP:]) / max(sum(self.seconds[WARM_UP:]), 1e-9)
+        """Tokens per second, the median over the steps after the first few; 0 where there were none."""
+        pairs = list(zip(self.items, self.seconds, strict=True))
+        pairs = pairs[WARM_UP:] or pairs
+        return statistics.median(items / seconds for items, seconds in pairs) if pairs else 0.0
 
     def saved(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
