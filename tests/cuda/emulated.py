@@ -50,11 +50,15 @@ def ops() -> torch._ops._OpNamespace:
     os.environ.setdefault("MAX_JOBS", "2")
     # ninja, where it is installed beside this Python.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # In the checkout, so that no other checkout's build, or the lock a killed one left, is in the way.
+    build = CSRC.parent / "build" / name
+    build.mkdir(parents=True, exist_ok=True)
     cpp_extension.load(
         name,
         [str(source) for source in SOURCES],
         extra_cflags=[*FLAGS, *sanitizer],
         extra_ldflags=sanitizer,
+        build_directory=str(build),
         is_python_module=False,
     )
     return torch.ops.fastrnn_emulated
