@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -99,10 +100,27 @@ def elastic(folder: Path, device: str) -> None:
         torch.save({"model": model.module.state_dict(), "began_at": start}, folder / "trained.pt")
 
 
+def start_store() -> dist.Store:
+    """Where the processes find each other: torchrun keeps one store over restarts, in which a new process
+    may find the address of a dead one, so that every start has names of its own."""
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    is_master = not kept and os.environ["RANK"] == "0"
+    store = dist.TCPStore(*address, int(os.environ["WORLD_SIZE"]), is_master=is_master)
+    return dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     gpus = torch.cuda.device_count() >= int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("nccl" if gpus else "gloo")
+    # Processes that do not find each other give up soon.
+    dist.init_process_group(
+        "nccl" if gpus else "gloo",
+        store=start_store(),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timedelta(seconds=60),
+    )
     if gpus:
         torch.cuda.set_device(dist.get_rank())
     run = {"gradients": gradients, "elastic": elastic}[sys.argv[1]]
