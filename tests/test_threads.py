@@ -78,12 +78,13 @@ def test_threads_come_and_go() -> None:
 
 
 FORK = """
-import os, sys, torch, fastrnn
+import os, signal, sys, torch, fastrnn
 torch.set_num_threads({count})
 layer, x = fastrnn.LSTM(64, 96), torch.randn(12, 24, 64)
 expected = layer(x)[0] if {used} else None
 child = os.fork()
 if child == 0:
+    signal.alarm(60)
     y = layer(x)[0]
     y.sum().backward()
     os._exit(0 if expected is None or torch.allclose(y, expected, atol=1e-5) else 1)
