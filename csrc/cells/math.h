@@ -103,7 +103,7 @@ FASTRNN_INLINE ExpParts<V> exp_parts(V x) {
   Scalar inverse_factorial = 1;
   for (int i = 2; i < K::terms; ++i) inverse_factorial /= i;
   V sum = V{} + inverse_factorial;
-FASTRNN_UNROLL
+  FASTRNN_UNROLL
   for (int i = K::terms - 1; i > 2; --i) {
     inverse_factorial *= i;
     sum = sum * r + inverse_factorial;
