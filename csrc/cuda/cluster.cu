@@ -79,7 +79,7 @@ class Forward final : public ForwardPass<Cell, Storage> {
 
  public:
   Forward(const ForwardArgs<Storage>& args, void* workspace, Blas* blas, cudaStream_t stream)
-      : Base(args, workspace, blas, stream) {
+      : Base(args, workspace, blas, stream, /*chunks=*/8) {
     this->take_first_rows();
   }
 

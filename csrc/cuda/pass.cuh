@@ -79,7 +79,7 @@ class Pass {
   // Steps whose pre-activations make a chunk.
   int64_t chunk_steps() const {
     const int64_t step_bytes = std::max<int64_t>(1, B_ * G * H_ * int64_t{sizeof(Number)});
-    return std::clamp<int64_t>(chunk_bytes / step_bytes, 1, std::max<int64_t>(1, T_));
+    return std::clamp<int64_t>(chunk_bytes_ / step_bytes, 1, std::max<int64_t>(1, T_));
   }
   // First row and number of rows of the steps [k0, k1) in the order of computation.
   struct Chunk {
@@ -153,6 +153,7 @@ class Pass {
   Blas* const blas_;
   const cudaStream_t stream_;
   bool wide_ = true;
+  int64_t chunk_bytes_ = chunk_bytes;
   int64_t* first_ = nullptr;  // [T + 1] on the device
 };
 
@@ -165,8 +166,11 @@ class ForwardPass : public Pass<Cell, Storage> {
   using typename Base::Number;
 
  public:
-  ForwardPass(const ForwardArgs<Storage>& args, void* workspace, Blas* blas, cudaStream_t stream)
+  // `chunks` times the usual size of a chunk, for a recurrence that has to be started for each.
+  ForwardPass(const ForwardArgs<Storage>& args, void* workspace, Blas* blas, cudaStream_t stream,
+              int64_t chunks = 1)
       : Base(args.sequence, args.weights, workspace, blas, stream), a_(args) {
+    this->chunk_bytes_ *= chunks;
     input_ = take<Number>(this->chunk_steps() * B_ * G * H_);
     if constexpr (Base::widens) {
       operand_ = take<Storage>(B_ * P_);
