@@ -98,10 +98,10 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
               info.gates, " * hidden_size, input_size], got ", w_ih.sizes());
   TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
   const int64_t H = w_ih.size(0) / info.gates, P = w_hr.has_value() ? w_hr->size(0) : H;
-  Layer layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, H, P);
-
+  TORCH_CHECK(x.dim() == 3 || x.dim() == 2, "fastrnn: the input must have 2 or 3 dimensions, got ",
+              x.dim());
   const int64_t G = info.gates * H;
-  check(w_ih, "w_ih", {G, layer.I}, x);
+  check(w_ih, "w_ih", {G, x.size(-1)}, x);
   check(w_hh, "w_hh", {G, P}, x);
   TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "fastrnn: b_ih and b_hh come together or not at all");
   if (b_ih.has_value()) {
@@ -110,6 +110,7 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
   }
   if (w_hr.has_value()) check(*w_hr, "w_hr", {P, H}, x);
 
+  Layer layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, H, P);
   const auto contiguous = [](const OptionalTensor& t) {
     return t.has_value() ? t->contiguous() : at::Tensor();
   };

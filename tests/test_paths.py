@@ -220,11 +220,13 @@ def test_explain_transforms_and_autocast() -> None:
         return x
 
     vmap(inside)(x)
+    grad(lambda x: grad(lambda x: inside(x).sum())(x).sum())(x[0])
     with torch.autocast("cpu", torch.bfloat16):
         texts += [explained(layer, x[0]), explained(cell, x[0, 0]), explained(fastrnn.GRU(I, H), x[0])]
     target = fastrnn.build_info()["cpu_target"]
     assert texts == [
-        "reference in float32: a torch.func transform is active, and kernels are opaque to it",
+        f"fused on {target} in float32: kernels serve this device and dtype",
+        "reference in float32: a torch.func transform is active that kernels have no rule for",
         f"fused on {target} in bfloat16: kernels serve this device and dtype",
         "torch: autocast is active, which torch.nn's cells follow",
         f"fused on {target} in float32: kernels serve this device and dtype",
