@@ -217,18 +217,26 @@ def test_streaming_in_chunks_with_the_state_carried(kind: str, dtype: torch.dtyp
             assert_same((torch.cat(outputs), state), (expected, expected_state))
 
 
+@pytest.mark.parametrize(
+    ("prepacked", "size"),
+    [(True, 1), (True, 5), (False, 48)],
+    ids=["prepacked-1", "prepacked-5", "chunks-48"],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_streaming_is_exact_where_the_same_kernel_runs(kind: str) -> None:
-    layer = getattr(fastrnn, kind)(8, 16, num_layers=2)
-    # 144 rows in a chunk and more: weights are packed for that many in either case.
-    x = torch.randn(64, 9, 8)
+def test_streaming_is_exact_where_the_same_kernel_runs(kind: str, prepacked: bool, size: int) -> None:
+    """Weights packed beforehand are used for any number of steps, others where packing them pays."""
+    layer = getattr(fastrnn, kind)(8, 16, num_layers=2).eval()
+    if prepacked:
+        layer = fastrnn.prepack(layer)
+    x = torch.randn(192, 4, 8)
     with torch.no_grad():
-        expected, _ = layer(x)
+        expected, expected_state = layer(x)
         state, outputs = None, []
-        for chunk in x.split(16):
+        for chunk in x.split(size):
             y, state = layer(chunk, state)
             outputs.append(y)
     assert torch.equal(torch.cat(outputs), expected)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(state), tensors(expected_state), strict=True))
 
 
 @pytest.mark.parametrize("device", DEVICES)
