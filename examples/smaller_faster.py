@@ -214,27 +214,23 @@ def _micros(call: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def draw(variants: list[Variant], path: Path) -> None:
-    """Accuracy against the time of a step; the size as the dot's area."""
-    figure, axes = plt.subplots(figsize=(9, 5))
-    largest = max(variant.bytes for variant in variants)
-    for impl, color in (("torch", "tab:gray"), ("fastrnn", "tab:orange")):
-        own = [variant for variant in variants if variant.impl == impl]
-        if own:
-            axes.scatter(
-                [variant.micros for variant in own],
-                [variant.accuracy for variant in own],
-                [30 + 400 * variant.bytes / largest for variant in own],
-                color=color,
-                alpha=0.5,
-                label=impl,
-            )
-        for variant in own:
-            place = (variant.micros, variant.accuracy)
-            axes.annotate(variant.name, place, fontsize=7, xytext=(6, 3), textcoords="offset points")
-    axes.set(xlabel="microseconds per step, one text", ylabel="accuracy", xscale="log")
-    axes.set_title("Smaller and faster: a dot's area is the model's size")
-    axes.legend(markerscale=0.6)
-    axes.grid(alpha=0.3)
+    """Accuracy, size and the time of a step, a bar for each variant."""
+    figure, panels = plt.subplots(1, 3, figsize=(11, 0.28 * len(variants) + 1.2), sharey=True)
+    colors = ["tab:gray" if variant.impl == "torch" else "tab:orange" for variant in variants]
+    columns = {
+        "accuracy": [variant.accuracy for variant in variants],
+        "kB": [variant.bytes / 1e3 for variant in variants],
+        "microseconds per step, one text": [variant.micros for variant in variants],
+    }
+    rows = range(len(variants))
+    for axes, (name, values) in zip(panels, columns.items(), strict=True):
+        axes.barh(rows, values, color=colors)
+        axes.set_xlabel(name)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(rows, [f"{variant.name}, {variant.impl}" for variant in variants], fontsize=8)
+    panels[0].invert_yaxis()
+    panels[0].set_xlim(0.9 * min(columns["accuracy"]), None)
+    panels[2].set_xscale("log")
     plots.save(figure, path)
 
 
