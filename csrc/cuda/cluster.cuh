@@ -1,6 +1,6 @@
 // What kernels that keep weights on the chip are made of: tensor-core products from registers, barriers
-// of some warps, and, on sm_90, clusters: stores into another block's shared memory that report to an
-// mbarrier there.
+// of some warps, copies into shared memory that nobody waits for yet, flags between blocks, and, on sm_90,
+// clusters: stores into another block's shared memory that report to an mbarrier there.
 #pragma once
 
 #include "numbers.cuh"
@@ -38,6 +38,15 @@ __device__ __forceinline__ uint32_t operand_bits(float x) {
 inline int lane() { return emulation::lane(); }
 inline void sync_warp() { emulation::sync_warp(); }
 inline void sync_warps(int barrier, int threads) { emulation::sync_threads(barrier, threads); }
+inline bool warp_all(bool mine) {
+  const std::byte* given = emulation::exchange(&mine, sizeof mine);
+  for (int lane = 0; lane < emulation::warp_size; ++lane) {
+    bool one;
+    memcpy(&one, given + lane * emulation::exchange_stride, sizeof one);
+    if (!one) return false;
+  }
+  return true;
+}
 inline unsigned cluster_rank() { return emulation::cluster_rank(); }
 inline void sync_cluster() { emulation::sync_cluster(); }
 
@@ -92,6 +101,7 @@ void mma(float (&acc)[4], const Words4& a, const Words2& b) {
     return one;
   };
   constexpr int numbers = sizeof(Word) / sizeof(Storage);
+  if (lane() == 0) ++emulation::products();
   for (int i = 0; i < 4; ++i) {
     const int row = lane() / 4, high = i / 2, column = lane() % 4 * 2 + i % 2;
     for (int word = 0; word < 8; ++word) {
@@ -103,6 +113,10 @@ void mma(float (&acc)[4], const Words4& a, const Words2& b) {
     }
   }
 }
+
+inline void begin_copy(void* to, const void* from) { emulation::begin_copy(to, from, sizeof(Words4)); }
+inline void end_copies() { emulation::end_copies(); }
+inline void wait_copies(int pending) { emulation::wait_copies(pending); }
 
 inline uint32_t load_acquire(const uint32_t* from) { return *from; }
 inline void store_release(uint32_t* to, uint32_t value) { *to = value; }
@@ -125,6 +139,8 @@ __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ void sync_warps(int barrier, int threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
+// Whether it holds in every lane. Orders no memory accesses.
+__device__ __forceinline__ bool warp_all(bool mine) { return __all_sync(0xffffffff, mine); }
 __device__ __forceinline__ float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffff, value, mask);
 }
@@ -218,6 +234,25 @@ __device__ __forceinline__ void mma(float (&acc)[4], const Words4& a, const Word
 #undef FASTRNN_MMA
 }
 
+// Copies 16 bytes of global memory, past the L1 cache, to shared memory at some time from now on. Copies
+// up to end_copies() are a group; wait_copies() waits until at most the last `pending` groups (up to 3)
+// of this thread are under way.
+__device__ __forceinline__ void begin_copy(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void wait_copies(int pending) {
+  if (pending <= 0) {
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+  } else if (pending == 1) {
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+  } else if (pending == 2) {
+    asm volatile("cp.async.wait_group 2;" ::: "memory");
+  } else {
+    asm volatile("cp.async.wait_group 3;" ::: "memory");
+  }
+}
+
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
@@ -237,11 +272,14 @@ __device__ __forceinline__ uint64_t clock_now() {
 
 template <class Ready>
 __device__ __forceinline__ bool wait_for(Ready ready, uint64_t patience) {
+  if (ready()) return true;
   const uint64_t begin = clock_now();
-  while (!ready()) {
-    if (clock_now() - begin > patience) return false;
-  }
-  return true;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (ready()) return true;
+    }
+  } while (clock_now() - begin <= patience);
+  return false;
 }
 
 #endif

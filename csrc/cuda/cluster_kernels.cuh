@@ -1,10 +1,11 @@
-// Kernels of the cluster driver: a whole recurrence in one launch, w_hh on the chip from its first step
-// to its last.
+// Kernels of the cluster driver and of the block driver: a whole recurrence in one launch, w_hh on the
+// chip from its first step to its last, and nothing that a slice of 8 sequences needs from other slices.
 //
-// A cluster of C blocks computes a slice of 8 sequences. Each block owns U hidden units (a multiple of
-// 16, the last blocks' may lie beyond H and are zero), with all their gates. Four warps, a group, own 16
-// units; they share the sum over k among them. A thread of a group then is one unit of one sequence: its
-// h, c and biases are in registers, and everything it reads of the next step is fetched a step ahead.
+// A cluster of C blocks computes a slice, or one block alone (C = 1). Each block owns U hidden units (a
+// multiple of 16, the last blocks' may lie beyond H and are zero), with all their gates. A group of warps
+// owns 16 units; where it has several, they share the sum over k among them. A thread owns one unit of
+// one sequence, or several: their h, c and biases are in registers, and everything they read of the next
+// step is fetched a step ahead.
 //
 //   forward   every block has h of all units, [8][C * U], in its inbox, sent there by their owners
 //   backward  every block multiplies the gradients of its own gates with its rows of w_hh and sends what
@@ -13,503 +14,430 @@
 // Inboxes are double: whoever sends for the step after next has had something from everyone for the
 // next, which they sent after reading the last.
 //
-// Fragments of w_hh stay in registers where they fit, `Resident` steps of k, the others in shared memory.
+// Steps at which no sequence of the slice is active are not computed.
 #pragma once
 
-#include "cluster.cuh"
-#include "step_kernels.cuh"
+#include "recurrence.cuh"
 
 namespace fastrnn::cuda {
 
-constexpr int slice_rows = 8;    // sequences of a cluster
-constexpr int group_units = 16;  // units of a group
-constexpr int group_warps = 4;
-constexpr int group_threads = 32 * group_warps;
-constexpr int words_a_k = 8;  // words that a tensor-core product sums over
-
 // Sizes of a launch, the same on the host and on the device.
-struct ClusterShape {
-  int blocks;  // C
-  int units;   // U
+struct SliceShape {
+  int blocks;       // C
+  int units;        // U
+  int group_warps;  // of 16 units
 
   __host__ __device__ int groups() const { return units / group_units; }
-  __host__ __device__ int threads() const { return groups() * group_threads; }
+  __host__ __device__ int warps() const { return groups() * group_warps; }
   __host__ __device__ int all_units() const { return blocks * units; }
+};
+
+constexpr int sums_row = slice_rows + 2;  // floats of a unit in the inbox of backward, padded
+
+// ---- How blocks exchange what they compute ----
+
+// Elements of a thread in a group of `Warps` warps: with one warp those whose sums a product leaves with
+// it, with four one element, 16 lanes being the units of one sequence.
+template <int Warps>
+struct Elements {
+  static constexpr int count = 4 / Warps;
+  static_assert(Warps == 1 || Warps == 4);
+
+  __device__ static int unit(int e) { return Warps == 1 ? lane() / 4 + e / 2 * 8 : threadIdx.x % group_units; }
+  __device__ static int row(int e) {
+    return Warps == 1 ? lane() % 4 * 2 + e % 2 : threadIdx.x % group_elements / group_units;
+  }
+};
+
+#ifdef FASTRNN_CLUSTERS
+
+// Blocks of a cluster send each other messages, numbered from 0, that report to a barrier of whom they
+// reach.
+class InCluster {
+ public:
+  static constexpr int group_warps = 4;
+  static constexpr bool available = true;
+
+  __device__ explicit InCluster(unsigned char* memory) : arrived_(reinterpret_cast<Mbarrier*>(memory)) {}
+  __device__ int rank() const { return static_cast<int>(cluster_rank()); }
+
+  // Before the first message, and after the last.
+  __device__ void open() {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < 2; ++i) mbarrier_init(&arrived_[i], 1);
+      mbarrier_init_fence();
+    }
+    sync_block();
+    sync_cluster();
+  }
+  __device__ void close() { sync_cluster(); }
+
+  // Before anyone can send message `n`: its bytes that this block will get.
+  __device__ void expect(int n, int bytes) {
+    if (threadIdx.x == 0) mbarrier_arrive_expect(&arrived_[n % 2], bytes);
+  }
+  __device__ void wait(int n) { mbarrier_wait(&arrived_[n % 2], n / 2 % 2); }
+
+  // Message `n` of forward: h of this warp's two sequences and 16 units from `first_unit` on goes to all
+  // blocks, in pieces of 16 bytes put together in `stage`.
+  template <class Storage>
+  __device__ void give_h(int n, SliceShape shape, const float (&h)[1], unsigned char* inbox, int row_bytes,
+                         unsigned char* stage, int first_unit) {
+    constexpr int pieces = 2 * group_units * sizeof(Storage) / 16;
+    const int warp = threadIdx.x / 32, piece = lane() % pieces;
+    stage += warp * 2 * group_units * sizeof(Storage);
+    reinterpret_cast<OperandBits<Storage>*>(stage)[lane()] = rounded_operand<Storage>(h[0]);
+    sync_warp();
+    const Words4 value = reinterpret_cast<const Words4*>(stage)[piece];
+    unsigned char* to = inbox + (warp % group_warps * 2 + piece / (pieces / 2)) * row_bytes +
+                        first_unit * sizeof(Storage) + piece % (pieces / 2) * 16;
+    for (int other = lane() / pieces; other < shape.blocks; other += 32 / pieces) {
+      send(to, other, value, &arrived_[n % 2]);
+    }
+  }
+
+  // Message `n` of backward: sums for the units of all blocks go to their owners.
+  template <int Tiles>
+  __device__ void give_sums(int n, SliceShape shape, const float (&acc)[Tiles][4], float* inbox) {
+    const int groups = shape.groups();
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile) {
+      const int place = threadIdx.x / 32 + tile * shape.warps();
+      float* to = sums_of(n, shape, inbox, rank(), place % groups * group_units + lane() / 4) + lane() % 4 * 2;
+#pragma unroll
+      for (int high = 0; high < 2; ++high) {
+        send(to + high * 8 * sums_row, place / groups,
+             Words2{{bits_as<Word>(acc[tile][high * 2]), bits_as<Word>(acc[tile][high * 2 + 1])}},
+             &arrived_[n % 2]);
+      }
+    }
+  }
+  // What it brought for elements, in the order of ranks.
+  __device__ void take_sums(int n, SliceShape shape, const float* inbox, int first_unit, float (&sums)[1]) {
+    wait(n);
+    sums[0] = 0;
+    for (int from = 0; from < shape.blocks; ++from) {
+      sums[0] += sums_of(n, shape, inbox, from, first_unit + Elements<group_warps>::unit(0))
+          [Elements<group_warps>::row(0)];
+    }
+  }
+
+ private:
+  template <class Float>
+  __device__ static Float* sums_of(int n, SliceShape shape, Float* inbox, int from, int unit) {
+    return inbox + ((n % 2 * shape.blocks + from) * shape.units + unit) * sums_row;
+  }
+
+  Mbarrier* const arrived_;  // [2]
+};
+
+#else
+
+struct InCluster {
+  static constexpr int group_warps = 4;
+  static constexpr bool available = false;
+};
+
+#endif
+
+// One block has all units, a warp for 16 of them: what it gives itself is stored in shared memory, or
+// stays in the registers that it will be taken from.
+class InBlock {
+ public:
+  static constexpr int group_warps = 1;
+  static constexpr bool available = true;
+
+  __device__ explicit InBlock(unsigned char*) {}
+  __device__ int rank() const { return 0; }
+  __device__ void open() { sync_block(); }
+  __device__ void close() {}
+  __device__ void expect(int, int) {}
+  __device__ void wait(int) { sync_block(); }
+
+  template <class Storage>
+  __device__ void give_h(int, SliceShape, const float (&h)[4], unsigned char* inbox, int row_bytes,
+                         unsigned char*, int first_unit) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      auto* row = reinterpret_cast<OperandBits<Storage>*>(inbox + Elements<1>::row(e) * row_bytes);
+      row[first_unit + Elements<1>::unit(e)] = rounded_operand<Storage>(h[e]);
+    }
+  }
+
+  __device__ void give_sums(int, SliceShape, const float (&acc)[1][4], float*) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sums_[e] = acc[0][e];
+  }
+  __device__ void take_sums(int, SliceShape, const float*, int, float (&sums)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sums[e] = sums_[e];
+  }
+
+ private:
+  float sums_[4];
+};
+
+// ---- Forward ----
+
+template <class Storage>
+struct SliceForward {
+  SliceShape shape;
+  RecurrenceForward<Storage> recurrence;
 };
 
 // Shared memory of a block, in bytes from its start.
 template <class Cell, class Storage, int Resident>
 struct ForwardLayout {
-  int k_steps;  // of a warp: a quarter of C * U
+  int k_steps;  // of a warp: its part of C * U
   int row;      // bytes of a row of the inbox, which is padded against bank conflicts
-  int inbox, partial, stage, weights, bytes;
+  int inbox, parts, stage, weights, bytes;
 
-  __host__ __device__ explicit ForwardLayout(ClusterShape shape) {
-    const int words = shape.all_units() * int{sizeof(Storage)} / 4, warps = shape.threads() / 32;
-    k_steps = (words / words_a_k + group_warps - 1) / group_warps;
-    row = group_warps * k_steps * words_a_k * 4 + 16;
+  __host__ __device__ explicit ForwardLayout(SliceShape shape) {
+    const int all = shape.all_units() * int{sizeof(Storage)} / bytes_a_k, warps = shape.warps();
+    k_steps = (all + shape.group_warps - 1) / shape.group_warps;
+    row = shape.group_warps * k_steps * bytes_a_k + 16;
     inbox = 2 * sizeof(Mbarrier);
-    partial = inbox + 2 * slice_rows * row;
-    stage = partial + 2 * warps * Cell::gates * 4 * 33 * 4;
-    weights = (stage + warps * 2 * group_units * int{sizeof(Storage)} + 15) / 16 * 16;
-    const int left = k_steps > Resident ? k_steps - Resident : 0;
-    bytes = weights + warps * left * Cell::gates * 32 * int{sizeof(Words4)};
+    parts = inbox + 2 * slice_rows * row;
+    const bool shares = shape.group_warps > 1;
+    stage = parts + (shares ? 2 * warps * Cell::gates * part_floats * 4 : 0);
+    weights = stage + (shares ? warps * 2 * group_units * int{sizeof(Storage)} : 0);
+    bytes = weights + warps * Fragments<Storage, Cell::gates, Resident>::others_bytes(k_steps);
   }
 };
+
+template <class Cell, class Storage, class Exchange, int Resident, int Threads>
+__global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage> args) {
+  if constexpr (Exchange::available) {
+    constexpr int G = Cell::gates, W = Exchange::group_warps;
+    using Mine = Elements<W>;
+    constexpr int E = Mine::count;
+    const RecurrenceForward<Storage>& a = args.recurrence;
+    const DeviceSequence& q = a.sequence;
+    const SliceShape shape = args.shape;
+    const ForwardLayout<Cell, Storage, Resident> layout(shape);
+    unsigned char* const memory = shared_memory();
+    Exchange exchange(memory);
+    const int H = static_cast<int>(a.H), warp = threadIdx.x / 32, group = warp / W, part = warp % W;
+    const int64_t slice = blockIdx.x / shape.blocks * slice_rows;
+    const int first_unit = exchange.rank() * shape.units + group * group_units;
+    Element element[E];
+#pragma unroll
+    for (int e = 0; e < E; ++e) {
+      element[e] = Element(q, H, slice + Mine::row(e), first_unit + Mine::unit(e));
+    }
+    // Operands of step n, from 0: the inbox of message n - 1.
+    const auto operand = [&](int n) { return memory + layout.inbox + (n + 1) % 2 * slice_rows * layout.row; };
+
+    const Span span = active_steps(q, slice).within(a.k0, a.k1);
+#pragma unroll
+    for (int e = 0; e < E; ++e) write_zeros<Cell>(a, element[e], span);
+    if (span.empty()) return;
+
+    // This warp's part of k.
+    const int first_k = part * layout.k_steps;
+    using Weights = Fragments<Storage, G, Resident>;
+    const Weights weights(
+        memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), layout.k_steps,
+        [&](int k, int g) {
+          return fragment<Storage>(first_unit, (first_k + k) * words_a_k, [&](int u, int column) {
+            return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column] : Storage{};
+          });
+        });
+
+    Biases<Cell> biases[E];
+    State<Cell> state[E];
+    ForwardRead<Cell> now[E];
+#pragma unroll
+    for (int e = 0; e < E; ++e) {
+      biases[e] = biases_of<Cell>(a, first_unit + Mine::unit(e));
+      state[e] = state_before<Cell>(a, element[e], span.begin);
+      now[e] = read_forward<Cell>(a, element[e], span.begin);
+    }
+
+    // The first step's operand is filled by its own block.
+    for (int i = threadIdx.x; i < 2 * slice_rows * layout.row / 4; i += blockDim.x) {
+      reinterpret_cast<Word*>(memory + layout.inbox)[i] = 0;
+    }
+    sync_block();
+    for (int i = threadIdx.x; i < slice_rows * H; i += blockDim.x) {
+      const Element e(q, H, slice + i / H, i % H);
+      reinterpret_cast<OperandBits<Storage>*>(operand(0) + i / H * layout.row)[e.unit] =
+          rounded_operand<Storage>(state_before<Cell>(a, e, span.begin).h);
+    }
+    exchange.open();
+
+    for (int k = span.begin; k < span.end; ++k) {
+      const int n = k - span.begin;
+      const bool last = k + 1 == span.end;
+      if (!last) exchange.expect(n, slice_rows * shape.all_units() * int{sizeof(Storage)});
+      ForwardRead<Cell> next[E];
+#pragma unroll
+      for (int e = 0; e < E; ++e) next[e] = read_forward<Cell>(a, element[e], k + 1);
+      if (n > 0) exchange.wait(n - 1);
+
+      float acc[G][4] = {};
+      weights.template multiply<G>(0, operand(n) + first_k * bytes_a_k, layout.row, acc);
+      float product[E][G];
+      if constexpr (W == 1) {
+#pragma unroll
+        for (int e = 0; e < E; ++e) {
+#pragma unroll
+          for (int g = 0; g < G; ++g) product[e][g] = acc[g][e];
+        }
+      } else {
+        auto* const parts = reinterpret_cast<float*>(memory + layout.parts) +
+                            (n % 2 * shape.groups() + group) * W * G * part_floats;
+        leave_part(parts, part, acc);
+        sync_warps(1 + group, W * 32);
+#pragma unroll
+        for (int g = 0; g < G; ++g) product[0][g] = sum_of_parts<G>(parts, W, g, Mine::unit(0), Mine::row(0));
+      }
+
+      ForwardWritten<Cell> written[E];
+      float h[E];
+#pragma unroll
+      for (int e = 0; e < E; ++e) {
+        written[e] = advance(now[e], biases[e], product[e], state[e]);
+        h[e] = state[e].h;
+      }
+      if (!last) {
+        exchange.template give_h<Storage>(n, shape, h, operand(n + 1), layout.row, memory + layout.stage,
+                                          first_unit);
+      }
+#pragma unroll
+      for (int e = 0; e < E; ++e) {
+        write_forward(a, element[e], now[e].at, written[e]);
+        now[e] = next[e];
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < E; ++e) keep_state(a, element[e], state[e]);
+    exchange.close();
+  }
+}
+
+// ---- Backward ----
 
 template <class Storage>
-struct ClusterForward {
-  ClusterShape shape;
-  DeviceSequence sequence;
-  int64_t k0, k1, H;   // steps of this launch in the order of computation
-  const float* input;  // [rows from first_row on, G * H]
-  int64_t first_row;
-  const Storage* w_hh;  // [G * H, H]
-  const Storage *b_ih, *b_hh;
-  float *h, *c;    // [B, H] states, in and out
-  Storage* y;      // [rows, H]
-  Storage* c_out;  // [rows, H] or null
-  Storage* slots;  // [rows, S * H] or null
+struct SliceBackward {
+  SliceShape shape;
+  RecurrenceBackward<Storage> recurrence;
 };
-
-// Rows and masks of one sequence at one step.
-struct ClusterRow {
-  int64_t row;
-  bool exists, active, resets;
-};
-
-__device__ __forceinline__ ClusterRow row_at(const DeviceSequence& q, int64_t k, int64_t b,
-                                             int64_t length) {
-  if (k < 0 || k >= q.T) return {0, false, false, false};
-  const int64_t t = q.reverse ? q.T - 1 - k : k;
-  const int64_t first = q.first ? q.first[t] : t * q.B;
-  const int64_t batch = q.first ? q.first[t + 1] - first : q.B;
-  const bool exists = b < batch, active = exists && t < length;
-  return {first + b, exists, active, active && q.reset && q.reset[first + b]};
-}
-
-// Word `word` of row `row` of a matrix whose rows are `width` numbers, zero outside.
-template <class Storage, class At>
-__device__ __forceinline__ Word word_of(int word, At at) {
-  if constexpr (sizeof(Storage) == 2) {
-    return static_cast<Word>(operand_bits(at(2 * word))) | static_cast<Word>(operand_bits(at(2 * word + 1)))
-                                                               << 16;
-  } else {
-    return operand_bits(at(word));
-  }
-}
-
-// The fragment of 16 rows from `row0` and 8 words from `word0` of the matrix at(row, column).
-template <class Storage, class At>
-__device__ __forceinline__ Words4 fragment(int row0, int word0, At at) {
-  const int row = row0 + lane() / 4, word = word0 + lane() % 4;
-  Words4 a;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    a.word[i] = word_of<Storage>(word + i / 2 * 4, [&](int column) { return at(row + i % 2 * 8, column); });
-  }
-  return a;
-}
-
-__device__ __forceinline__ Words2 column_fragment(const unsigned char* rows, int row_bytes, int k_step) {
-  const auto* words = reinterpret_cast<const Word*>(rows + lane() / 4 * row_bytes) + k_step * words_a_k;
-  return {{words[lane() % 4], words[lane() % 4 + 4]}};
-}
-
-// Products of `Tiles` tiles of 16 rows, whose fragments are `kept` and, beyond them, `shared`
-// [k - Resident][Tiles][32].
-template <class Storage, int Tiles, int Resident>
-__device__ __forceinline__ void multiply_tiles(float (&acc)[Tiles][4],
-                                               const Words4 (&kept)[Resident][Tiles], const Words4* shared,
-                                               int k_steps, int first_k, const unsigned char* rows,
-                                               int row_bytes) {
-#pragma unroll
-  for (int k = 0; k < Resident; ++k) {
-    if (k >= k_steps) break;
-    const Words2 b = column_fragment(rows, row_bytes, first_k + k);
-#pragma unroll
-    for (int tile = 0; tile < Tiles; ++tile) mma<Storage>(acc[tile], kept[k][tile], b);
-  }
-  for (int k = Resident; k < k_steps; ++k) {
-    const Words2 b = column_fragment(rows, row_bytes, first_k + k);
-#pragma unroll
-    for (int tile = 0; tile < Tiles; ++tile) {
-      mma<Storage>(acc[tile], shared[((k - Resident) * Tiles + tile) * 32 + lane()], b);
-    }
-  }
-}
-
-template <class Cell, class Storage, int Resident, int Threads>
-__global__ void __launch_bounds__(Threads, 1) cluster_forward(ClusterForward<Storage> a) {
-#ifdef FASTRNN_CLUSTERS
-  constexpr int G = Cell::gates;
-  constexpr Columns<Cell> columns;
-  const ForwardLayout<Cell, Storage, Resident> layout(a.shape);
-  unsigned char* const memory = shared_memory();
-  auto* const arrived = reinterpret_cast<Mbarrier*>(memory);  // [2] an inbox is complete
-  const int H = static_cast<int>(a.H), C = a.shape.blocks, U = a.shape.units;
-  const int warp = threadIdx.x / 32, group = warp / group_warps, part = warp % group_warps;
-  const int rank = static_cast<int>(cluster_rank());
-  const int64_t slice = blockIdx.x / C * slice_rows;
-  const int group_first = rank * U + group * group_units;  // unit
-
-  // This thread's element: 16 lanes are the units of one sequence.
-  const int unit_in_group = threadIdx.x % group_units;
-  const int row_in_slice = threadIdx.x % group_threads / group_units;
-  const int unit = group_first + unit_in_group;
-  const int64_t b = slice + row_in_slice;
-  const bool owns = unit < H && b < a.sequence.B;
-
-  // Weights of this warp's quarter of k.
-  const int first_k = part * layout.k_steps;
-  auto* const shared_weights = reinterpret_cast<Words4*>(memory + layout.weights) +
-                               warp * (layout.k_steps > Resident ? layout.k_steps - Resident : 0) * G * 32;
-  Words4 kept[Resident][G];
-  const auto weights = [&](int k, int g) {
-    return fragment<Storage>(group_first, (first_k + k) * words_a_k, [&](int u, int column) {
-      return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column] : Storage{};
-    });
-  };
-#pragma unroll
-  for (int k = 0; k < Resident; ++k) {
-#pragma unroll
-    for (int g = 0; g < G; ++g) kept[k][g] = k < layout.k_steps ? weights(k, g) : Words4{};
-  }
-  for (int k = Resident; k < layout.k_steps; ++k) {
-    for (int g = 0; g < G; ++g) shared_weights[((k - Resident) * G + g) * 32 + lane()] = weights(k, g);
-  }
-
-  float b_x[G] = {}, b_h[G] = {}, h = 0, c = 0;
-  const int64_t state = b * H + unit;
-  if (owns) {
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-      if (a.b_ih) b_x[g] = widen(a.b_ih[g * H + unit]);
-      if (a.b_hh) b_h[g] = widen(a.b_hh[g * H + unit]);
-    }
-    h = a.h[state];
-    if (Cell::has_c) c = a.c[state];
-  }
-  const int64_t length = owns && a.sequence.lengths ? a.sequence.lengths[b] : a.sequence.T;
-  ClusterRow now{};
-  float input[G] = {};
-  const auto fetch = [&](int64_t k, ClusterRow& at, float (&to)[G]) {
-    at = owns ? row_at(a.sequence, k, b, length) : ClusterRow{};
-    if (at.active && k < a.k1) {
-#pragma unroll
-      for (int g = 0; g < G; ++g) {
-        to[g] = a.input[((at.row - a.first_row) * G + g) * H + unit];
-      }
-    }
-  };
-  fetch(a.k0, now, input);
-
-  // The first step's inbox is filled by its own block.
-  for (int i = threadIdx.x; i < 2 * slice_rows * layout.row / 4; i += blockDim.x) {
-    reinterpret_cast<Word*>(memory + layout.inbox)[i] = 0;
-  }
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < 2; ++i) mbarrier_init(&arrived[i], 1);
-    mbarrier_init_fence();
-  }
-  sync_block();
-  for (int i = threadIdx.x; i < slice_rows * H; i += blockDim.x) {
-    const int64_t row = slice + i / H;
-    if (row >= a.sequence.B) break;
-    Storage rounded;
-    narrow(a.h[row * H + i % H], rounded);
-    auto* to = memory + layout.inbox + i / H * layout.row;
-    reinterpret_cast<decltype(operand_bits(rounded))*>(to)[i % H] = operand_bits(rounded);
-  }
-  sync_block();
-  sync_cluster();
-
-  for (int64_t k = a.k0; k < a.k1; ++k) {
-    const int step = static_cast<int>(k - a.k0), half = step % 2;
-    const bool last = k + 1 == a.k1;
-    if (threadIdx.x == 0 && !last) {
-      mbarrier_arrive_expect(&arrived[1 - half], slice_rows * C * U * sizeof(Storage));
-    }
-    ClusterRow next;
-    float next_input[G] = {};
-    fetch(k + 1, next, next_input);
-    if (step > 0) mbarrier_wait(&arrived[half], (step - 1) / 2 % 2);
-
-    float acc[G][4] = {};
-    multiply_tiles<Storage, G, Resident>(acc, kept, shared_weights, layout.k_steps, first_k,
-                                         memory + layout.inbox + half * slice_rows * layout.row,
-                                         layout.row);
-    // Each warp's part of every gate: [warp][gate][4][33], one number of lanes and of fragments apart.
-    auto* const partial = reinterpret_cast<float*>(memory + layout.partial) +
-                          (half * (blockDim.x / 32) + group * group_warps) * G * 4 * 33;
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) partial[((part * G + g) * 4 + i) * 33 + lane()] = acc[g][i];
-    }
-    sync_warps(1 + group, group_threads);
-
-    float s[Cell::slots] = {};
-    const int from_lane = unit_in_group % 8 * 4 + row_in_slice / 2;
-    const int from_number = unit_in_group / 8 * 2 + row_in_slice % 2;
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < group_warps; ++w) {
-        sum += partial[((w * G + g) * 4 + from_number) * 33 + from_lane];
-      }
-      s[columns.x_slot[g]] += input[g] + b_x[g];
-      s[columns.h_slot[g]] += sum + b_h[g];
-    }
-    float new_h = 0, new_c = 0;
-    if (now.active) {
-      Cell::forward(s, h, c, new_h, new_c);
-      h = new_h;
-      c = new_c;
-    }
-    const float y = now.active ? h : 0, c_y = now.active ? c : 0;
-    if (next.resets) h = c = 0;
-
-    if (!last) {
-      // Two sequences' 16 units a warp, in pieces of 16 bytes, to every block.
-      auto* const stage = reinterpret_cast<decltype(operand_bits(Storage{}))*>(memory + layout.stage) +
-                          warp * 2 * group_units;
-      Storage rounded;
-      narrow(owns ? h : 0.0f, rounded);
-      stage[lane()] = operand_bits(rounded);
-      sync_warp();
-      constexpr int pieces = 2 * group_units * sizeof(Storage) / 16;
-      const int piece = lane() % pieces;
-      const Words4 value = reinterpret_cast<const Words4*>(stage)[piece];
-      unsigned char* to = memory + layout.inbox +
-                          ((1 - half) * slice_rows + part * 2 + piece / (pieces / 2)) * layout.row +
-                          group_first * sizeof(Storage) + piece % (pieces / 2) * 16;
-      for (int other = lane() / pieces; other < C; other += 32 / pieces) {
-        send(to, other, value, &arrived[1 - half]);
-      }
-    }
-
-    if (now.exists) {
-      narrow(y, a.y[now.row * H + unit]);
-      if (Cell::has_c && a.c_out) narrow(c_y, a.c_out[now.row * H + unit]);
-      if (Cell::keeps_slots && a.slots) {
-#pragma unroll
-        for (int j = 0; j < Cell::slots; ++j) {
-          narrow(now.active ? s[j] : 0.0f, a.slots[(now.row * Cell::slots + j) * H + unit]);
-        }
-      }
-    }
-    now = next;
-#pragma unroll
-    for (int g = 0; g < G; ++g) input[g] = next_input[g];
-  }
-  if (owns) {
-    a.h[state] = h;
-    if (Cell::has_c) a.c[state] = c;
-  }
-  sync_cluster();
-#endif
-}
 
 template <class Cell, class Storage>
 struct BackwardLayout {
   int k_steps;  // of every warp: all gates of this block's units
   int row;      // bytes of a row of the operand, padded
-  int inbox, operand, weights, left;
+  int inbox, operand, weights;
 
-  static constexpr int sums_row = slice_rows + 2;  // floats of a unit in the inbox, padded
-
-  __host__ __device__ BackwardLayout(ClusterShape shape, int resident) {
-    k_steps = Cell::gates * shape.units * int{sizeof(Storage)} / 4 / words_a_k;
-    row = k_steps * words_a_k * 4 + 16;
+  __host__ __device__ explicit BackwardLayout(SliceShape shape) {
+    k_steps = Cell::gates * shape.units * int{sizeof(Storage)} / bytes_a_k;
+    row = k_steps * bytes_a_k + 16;
     inbox = 2 * sizeof(Mbarrier);
-    operand = inbox + 2 * shape.all_units() * sums_row * 4;
+    operand = inbox + (shape.blocks > 1 ? 2 * shape.all_units() * sums_row * 4 : 0);
     weights = operand + 2 * slice_rows * row;
-    left = k_steps > resident ? k_steps - resident : 0;
   }
-  // Of a block whose warps have `tiles` tiles each.
-  __host__ __device__ int bytes(ClusterShape shape, int tiles) const {
-    return weights + shape.threads() / 32 * left * tiles * 32 * int{sizeof(Words4)};
+  // Of a block whose warps have `tiles` tiles each, of which `resident` steps stay in registers.
+  template <int tiles, int resident>
+  __host__ __device__ int bytes(SliceShape shape) const {
+    return weights + shape.warps() * Fragments<Storage, tiles, resident>::others_bytes(k_steps);
   }
 };
 
-template <class Storage>
-struct ClusterBackward {
-  ClusterShape shape;
-  DeviceSequence sequence;
-  int64_t H;
-  const Storage* w_hh;           // [G * H, H]
-  const Storage *h0, *c0;        // [B, H]
-  const Storage *y, *c, *slots;  // [rows, H], [rows, H], [rows, S * H]
-  const Storage *dy, *dc;        // [rows, H] or null
-  float *carry_h, *carry_c;      // [B, H] in and out
-  Storage* d;                    // [rows, S * H] by Columns; may be `slots`
-};
-
-// What backward reads of one step for one unit of one sequence.
-template <class Cell>
-struct ClusterSaved {
-  ClusterRow at;
-  float s[Cell::slots], h, h_prev, c, c_prev, dy, dc;
-};
-
-// `Tiles` is a quarter of the cluster's blocks: every warp multiplies that many tiles of 16 units.
-template <class Cell, class Storage, int Tiles, int Resident, int Threads>
-__global__ void __launch_bounds__(Threads, 1) cluster_backward(ClusterBackward<Storage> a) {
-#ifdef FASTRNN_CLUSTERS
-  constexpr int G = Cell::gates, S = Cell::slots;
-  constexpr Columns<Cell> columns;
-  const BackwardLayout<Cell, Storage> layout(a.shape, Resident);
-  unsigned char* const memory = shared_memory();
-  auto* const arrived = reinterpret_cast<Mbarrier*>(memory);  // [2] an inbox is complete
-  auto* const inbox = reinterpret_cast<float*>(memory + layout.inbox);
-  constexpr int sums_row = BackwardLayout<Cell, Storage>::sums_row;
-  const int H = static_cast<int>(a.H), C = a.shape.blocks, U = a.shape.units;
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32, group = warp / group_warps;
-  const int rank = static_cast<int>(cluster_rank());
-  const int64_t slice = blockIdx.x / C * slice_rows;
-
-  const int local = group * group_units + threadIdx.x % group_units;  // unit of this block
-  const int row_in_slice = threadIdx.x % group_threads / group_units;
-  const int unit = rank * U + local;
-  const int64_t b = slice + row_in_slice, B = a.sequence.B;
-  const bool owns = unit < H && b < B;
-
-  // Rows of w_hh' are units of all blocks, columns the gates of this one's.
-  auto* const shared_weights =
-      reinterpret_cast<Words4*>(memory + layout.weights) + warp * layout.left * Tiles * 32;
-  Words4 kept[Resident][Tiles];
-  const auto weights = [&](int k, int tile) {
-    return fragment<Storage>((warp + tile * warps) * group_units, k * words_a_k, [&](int to, int column) {
-      const int from = rank * U + column % U;
-      return to < H && from < H ? a.w_hh[(int64_t{column / U} * H + from) * H + to] : Storage{};
-    });
-  };
+// Every warp multiplies `Tiles` tiles of 16 units: all blocks' units divided among the block's warps.
+template <class Cell, class Storage, class Exchange, int Tiles, int Resident, int Threads>
+__global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Storage> args) {
+  if constexpr (Exchange::available) {
+    constexpr int G = Cell::gates, S = Cell::slots, W = Exchange::group_warps;
+    constexpr Columns<Cell> columns;
+    using Mine = Elements<W>;
+    constexpr int E = Mine::count;
+    const RecurrenceBackward<Storage>& a = args.recurrence;
+    const DeviceSequence& q = a.sequence;
+    const SliceShape shape = args.shape;
+    const BackwardLayout<Cell, Storage> layout(shape);
+    unsigned char* const memory = shared_memory();
+    Exchange exchange(memory);
+    auto* const inbox = reinterpret_cast<float*>(memory + layout.inbox);
+    const int H = static_cast<int>(a.H), U = shape.units, rank = exchange.rank();
+    const int warp = threadIdx.x / 32, local = warp / W * group_units;  // first unit in the block
+    const int64_t slice = blockIdx.x / shape.blocks * slice_rows;
+    Element element[E];
 #pragma unroll
-  for (int k = 0; k < Resident; ++k) {
-#pragma unroll
-    for (int tile = 0; tile < Tiles; ++tile) {
-      kept[k][tile] = k < layout.k_steps ? weights(k, tile) : Words4{};
+    for (int e = 0; e < E; ++e) {
+      element[e] = Element(q, H, slice + Mine::row(e), rank * U + local + Mine::unit(e));
     }
-  }
-  for (int k = Resident; k < layout.k_steps; ++k) {
-    for (int tile = 0; tile < Tiles; ++tile) {
-      shared_weights[((k - Resident) * Tiles + tile) * 32 + lane()] = weights(k, tile);
-    }
-  }
 
-  const int64_t state = b * H + unit;
-  float carry_h = owns ? a.carry_h[state] : 0, carry_c = owns && Cell::has_c ? a.carry_c[state] : 0;
-  const int64_t length = owns && a.sequence.lengths ? a.sequence.lengths[b] : a.sequence.T;
-  const auto fetch = [&](int64_t k) {
-    ClusterSaved<Cell> saved{};
-    saved.at = owns ? row_at(a.sequence, k, b, length) : ClusterRow{};
-    if (!saved.at.active) return saved;
-    const ClusterRow before = row_at(a.sequence, k - 1, b, length);
-    const int64_t at = saved.at.row * H + unit, at_before = before.row * H + unit;
-    if (Cell::keeps_slots) {
+    const Span span = active_steps(q, slice);
 #pragma unroll
-      for (int j = 0; j < S; ++j) saved.s[j] = widen(a.slots[(saved.at.row * S + j) * H + unit]);
-    }
-    saved.h = widen(a.y[at]);
-    if (!saved.at.resets) saved.h_prev = widen(before.active ? a.y[at_before] : a.h0[state]);
-    if (Cell::has_c) {
-      saved.c = widen(a.c[at]);
-      if (!saved.at.resets) saved.c_prev = widen(before.active ? a.c[at_before] : a.c0[state]);
-      if (a.dc) saved.dc = widen(a.dc[at]);
-    }
-    if (a.dy) saved.dy = widen(a.dy[at]);
-    return saved;
-  };
-  // What all blocks' products of step `n` give for this element, in the order of ranks.
-  const auto received = [&](int n) {
-    mbarrier_wait(&arrived[n % 2], n / 2 % 2);
-    float sum = 0;
-    for (int from = 0; from < C; ++from) {
-      sum += inbox[((n % 2 * C + from) * U + local) * sums_row + row_in_slice];
-    }
-    return sum;
-  };
+    for (int e = 0; e < E; ++e) write_zeros<Cell>(a, element[e], span);
+    if (span.empty()) return;
 
-  for (int i = threadIdx.x; i < 2 * slice_rows * layout.row / 4; i += blockDim.x) {
-    reinterpret_cast<Word*>(memory + layout.operand)[i] = 0;
-  }
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < 2; ++i) mbarrier_init(&arrived[i], 1);
-    mbarrier_init_fence();
-  }
-  sync_block();
-  sync_cluster();
+    // Rows of w_hh' are units of all blocks, columns the gates of this one's.
+    using Weights = Fragments<Storage, Tiles, Resident>;
+    const Weights weights(
+        memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), layout.k_steps,
+        [&](int k, int tile) {
+          return fragment<Storage>((warp + tile * shape.warps()) * group_units, k * words_a_k,
+                                   [&](int to, int column) {
+                                     const int from = rank * U + column % U;
+                                     return to < H && from < H
+                                                ? a.w_hh[(int64_t{column / U} * H + from) * H + to]
+                                                : Storage{};
+                                   });
+        });
 
-  const int steps = static_cast<int>(a.sequence.T);
-  ClusterSaved<Cell> now = fetch(steps - 1);
-  bool reset_after = false;
-  for (int n = 0; n < steps; ++n) {
-    const int half = n % 2;
-    if (threadIdx.x == 0) mbarrier_arrive_expect(&arrived[half], C * U * slice_rows * sizeof(float));
-    const ClusterSaved<Cell> next = fetch(steps - 2 - n);
-
-    float dh = carry_h;
-    if (n > 0) {
-      const float sum = received(n - 1);
-      if (!reset_after) dh += sum;
-    }
-    float d[S] = {};
-    carry_h = dh;
-    if (now.at.active) {
-      float dc_prev = 0, dh_prev;
-      Cell::backward(now.s, now.h, now.h_prev, now.c, now.c_prev, dh + now.dy, carry_c + now.dc, d, dh_prev,
-                     dc_prev);
-      carry_h = now.at.resets ? 0 : dh_prev;
-      carry_c = now.at.resets ? 0 : dc_prev;
-    }
-    reset_after = now.at.resets;
-
-    unsigned char* const operand = memory + layout.operand + half * slice_rows * layout.row;
-    Storage rounded[S];
+    State<Cell> carry[E];
+    BackwardRead<Cell> now[E];
 #pragma unroll
-    for (int j = 0; j < S; ++j) narrow(d[j], rounded[j]);
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-      const Storage one = rounded[columns.h_slot[g]];
-      reinterpret_cast<decltype(operand_bits(one))*>(operand + row_in_slice * layout.row)[g * U + local] =
-          operand_bits(one);
+    for (int e = 0; e < E; ++e) {
+      carry[e] = carry_of<Cell>(a, element[e]);
+      now[e] = read_backward<Cell>(a, element[e], span.end - 1);
     }
-    sync_block();
+    for (int i = threadIdx.x; i < 2 * slice_rows * layout.row / 4; i += blockDim.x) {
+      reinterpret_cast<Word*>(memory + layout.operand)[i] = 0;
+    }
+    exchange.open();
 
-    float acc[Tiles][4] = {};
-    multiply_tiles<Storage, Tiles, Resident>(acc, kept, shared_weights, layout.k_steps, 0, operand,
-                                             layout.row);
+    float sums[E] = {};
+    for (int k = span.end - 1; k >= span.begin; --k) {
+      const int n = span.end - 1 - k;
+      exchange.expect(n, shape.all_units() * slice_rows * int{sizeof(float)});
+      BackwardRead<Cell> next[E];
 #pragma unroll
-    for (int tile = 0; tile < Tiles; ++tile) {
-      const int place = warp + tile * warps, to = place / a.shape.groups();
-      float* sums =
-          inbox + ((half * C + rank) * U + place % a.shape.groups() * group_units + lane() / 4) * sums_row +
-          lane() % 4 * 2;
+      for (int e = 0; e < E; ++e) next[e] = read_backward<Cell>(a, element[e], k - 1);
+      if (n > 0) exchange.take_sums(n - 1, shape, inbox, local, sums);
+
+      unsigned char* const operand = memory + layout.operand + n % 2 * slice_rows * layout.row;
+      Storage rounded[E][S];
 #pragma unroll
-      for (int high = 0; high < 2; ++high) {
-        send(sums + high * 8 * sums_row, to,
-             Words2{{bits_as<Word>(acc[tile][high * 2]), bits_as<Word>(acc[tile][high * 2 + 1])}},
-             &arrived[half]);
+      for (int e = 0; e < E; ++e) {
+        retreat(now[e], sums[e], carry[e], rounded[e]);
+        auto* const row = reinterpret_cast<OperandBits<Storage>*>(operand + Mine::row(e) * layout.row);
+#pragma unroll
+        for (int g = 0; g < G; ++g) {
+          row[g * U + local + Mine::unit(e)] = operand_bits(rounded[e][columns.h_slot[g]]);
+        }
+      }
+      sync_block();
+
+      float acc[Tiles][4] = {};
+      weights.template multiply<Tiles>(0, operand, layout.row, acc);
+      exchange.give_sums(n, shape, acc, inbox);
+#pragma unroll
+      for (int e = 0; e < E; ++e) {
+        write_backward<Cell>(a, element[e], now[e].at, rounded[e]);
+        now[e] = next[e];
       }
     }
-    if (now.at.exists) {
+    exchange.take_sums(span.end - 1 - span.begin, shape, inbox, local, sums);
 #pragma unroll
-      for (int j = 0; j < S; ++j) {
-        a.d[(now.at.row * S + columns.of_slot[j]) * H + unit] = rounded[j];
-      }
+    for (int e = 0; e < E; ++e) {
+      if (!now[e].resets_after) carry[e].h += sums[e];
+      keep_carry(a, element[e], carry[e]);
     }
-    now = next;
+    exchange.close();
   }
-  const float sum = received(steps - 1);
-  if (!reset_after) carry_h += sum;
-  if (owns) {
-    a.carry_h[state] = carry_h;
-    if (Cell::has_c) a.carry_c[state] = carry_c;
-  }
-  sync_cluster();
-#endif
 }
 
 }  // namespace fastrnn::cuda

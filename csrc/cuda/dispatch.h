@@ -5,7 +5,9 @@
 #include <string_view>
 #include <type_traits>
 
+#include "block.h"
 #include "cluster.h"
+#include "grid.h"
 #include "step.h"
 
 namespace fastrnn::cuda {
@@ -46,6 +48,14 @@ template <class Storage>
 inline constexpr Driver<Storage> cluster_driver = {"cluster", cluster_forward_workspace<Storage>,
                                                    cluster_backward_workspace<Storage>,
                                                    cluster_forward<Storage>, cluster_backward<Storage>};
+template <class Storage>
+inline constexpr Driver<Storage> block_driver = {"block", block_forward_workspace<Storage>,
+                                                 block_backward_workspace<Storage>, block_forward<Storage>,
+                                                 block_backward<Storage>};
+template <class Storage>
+inline constexpr Driver<Storage> grid_driver = {"grid", grid_forward_workspace<Storage>,
+                                                grid_backward_workspace<Storage>, grid_forward<Storage>,
+                                                grid_backward<Storage>};
 
 // A driver that has not been measured yet runs only where FASTRNN_CUDA_DRIVER names it.
 inline bool asked_for(std::string_view driver) {
@@ -62,6 +72,9 @@ const Driver<Storage>& choose_driver(const Problem& p) {
     if (asked_for("cluster") && rounds && !p.projects && cluster_serves<Storage>(p.cell, p.H)) {
       return cluster_driver<Storage>;
     }
+    const bool keeps_weights = rounds && !p.projects;
+    if (keeps_weights && asked_for("block") && block_serves<Storage>(p.cell, p.H)) return block_driver<Storage>;
+    if (keeps_weights && asked_for("grid") && grid_serves<Storage>(p.cell, p.H)) return grid_driver<Storage>;
   }
   return step_driver<Storage>;
 }

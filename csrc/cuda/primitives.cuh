@@ -34,12 +34,20 @@ void launch(const char* /*name*/, void (*kernel)(Args), const Shape& shape, cuda
 
 inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t) { memcpy(to, from, bytes); }
 
-inline int current_device() { return 0; }
+inline void zero_async(void* at, int64_t bytes, cudaStream_t) { memset(at, 0, bytes); }
 
-// Whether the device has room for one cluster of such blocks; what one on sm_90 has is emulated.
+inline int current_device() { return 0; }
+inline int multiprocessors() { return emulation::options().multiprocessors; }
+
+// What one on sm_90 has is emulated.
+inline int most_shared_bytes() { return 227 * 1024; }
 template <class Kernel>
 bool can_launch(Kernel, int shared_bytes, int /*threads*/, int /*cluster*/) {
-  return shared_bytes <= 227 * 1024;
+  return shared_bytes <= most_shared_bytes();
+}
+template <class Kernel>
+int blocks_together(Kernel, int shared_bytes, int /*threads*/) {
+  return shared_bytes <= most_shared_bytes() ? multiprocessors() : 0;
 }
 
 #else
@@ -74,16 +82,37 @@ inline int current_device() {
   return device;
 }
 
+inline int attribute(cudaDeviceAttr which) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, current_device()), "device attribute");
+  return value;
+}
+inline int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+inline int most_shared_bytes() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+// How many such blocks can be on the current device at once, in a cooperative launch. 0 also where the
+// device is older than the kernels.
+template <class Kernel>
+int blocks_together(Kernel kernel, int shared_bytes, int threads) {
+  if (attribute(cudaDevAttrComputeCapabilityMajor) < 8 || !attribute(cudaDevAttrCooperativeLaunch) ||
+      shared_bytes > most_shared_bytes()) {
+    return 0;
+  }
+  int blocks = 0;
+  const bool known = allow(kernel, shared_bytes, 1) == cudaSuccess &&
+                     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
+                                                                   shared_bytes) == cudaSuccess;
+  if (!known) static_cast<void>(cudaGetLastError());  // an error here is an answer
+  return known ? blocks * multiprocessors() : 0;
+}
+
 // Whether the current device can run one cluster of such blocks: it may be too old, or its
 // multiprocessors divided among instances.
 template <class Kernel>
 bool can_launch(Kernel kernel, int shared_bytes, int threads, int cluster) {
-  const int device = current_device();
-  int major = 0, most_bytes = 0, clusters = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device attribute");
-  check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "device attribute");
-  if (major < 9 || shared_bytes > most_bytes) return false;
+  if (cluster == 1) return blocks_together(kernel, shared_bytes, threads) > 0;
+  int clusters = 0;
+  if (attribute(cudaDevAttrComputeCapabilityMajor) < 9 || shared_bytes > most_shared_bytes()) return false;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
@@ -120,6 +149,9 @@ void launch(const char* name, void (*kernel)(Args), const Shape& shape, cudaStre
   check(cudaLaunchKernelEx(&config, kernel, args), name);
 }
 
+inline void zero_async(void* at, int64_t bytes, cudaStream_t stream) {
+  check(cudaMemsetAsync(at, 0, bytes, stream), "zeros on the device");
+}
 inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the device");
 }

@@ -18,6 +18,8 @@ SOURCES = [
     HERE / "emulated_ops.cpp",
     HERE / "emulated_step.cpp",
     HERE / "emulated_cluster.cpp",
+    HERE / "emulated_block.cpp",
+    HERE / "emulated_grid.cpp",
     HERE / "emulated_far.cpp",
     HERE / "emulated_primitives.cpp",
     CSRC / "cuda/emulation/emulation.cpp",

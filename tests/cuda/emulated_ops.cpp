@@ -60,12 +60,31 @@ double compare_far_rows() {
   return far_rows(blas);
 }
 
-bool serves(std::string_view cell, int64_t H) { return cluster_serves<BFloat16>(find_cell(cell), H); }
+bool serves(std::string_view driver, std::string_view cell, int64_t H, at::ScalarType dtype) {
+  bool does = false;
+  for_type(dtype, [&](auto tag) {
+    using S = decltype(tag);
+    if constexpr (!std::is_same_v<S, double>) {
+      const CellId id = find_cell(cell);
+      does = driver == "cluster" ? cluster_serves<S>(id, H)
+             : driver == "block" ? block_serves<S>(id, H)
+                                 : grid_serves<S>(id, H);
+    }
+  });
+  return does;
+}
 
 void set_options(int64_t seed, bool skip_barriers) {
   emulation::options().seed = static_cast<uint64_t>(seed);
   emulation::options().skip_barriers = skip_barriers;
 }
+
+void set_device(int64_t multiprocessors, int64_t absent_block) {
+  emulation::options().multiprocessors = static_cast<int>(multiprocessors);
+  emulation::options().absent_block = absent_block;
+}
+
+int64_t products() { return static_cast<int64_t>(emulation::products()); }
 
 }  // namespace
 }  // namespace fastrnn::cuda
@@ -84,6 +103,8 @@ TORCH_LIBRARY(fastrnn_emulated, m) {
       "Tensor db_ih, Tensor db_hh, Tensor dw_hr)",
       fastrnn::cuda::backward<fastrnn::cuda::EmulatedGpu>);
   m.def("far_rows() -> float", fastrnn::cuda::compare_far_rows);
-  m.def("cluster_serves(str cell, int H) -> bool", fastrnn::cuda::serves);
+  m.def("serves(str driver, str cell, int H, ScalarType dtype) -> bool", fastrnn::cuda::serves);
+  m.def("device(int multiprocessors=132, int absent_block=-1) -> ()", fastrnn::cuda::set_device);
+  m.def("products() -> int", fastrnn::cuda::products);
   m.def("options(int seed, bool skip_barriers) -> ()", fastrnn::cuda::set_options);
 }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -74,6 +75,7 @@ struct Fiber {
   int number = 0;  // within the block
   const std::function<bool()>* waits_for = nullptr;
   bool done = false;
+  std::vector<int> copies = {0};  // under way in each group of asynchronous copies, the open one last
 };
 
 // The launch that runs, its fibers, and the order they run in.
@@ -156,7 +158,7 @@ void add_block(unsigned number, Cluster* cluster) {
   block->shared.reset(new std::byte[launch.shared_bytes]);
   std::memset(block->shared.get(), 0xff, launch.shared_bytes);
   block->warps.resize((threads + warp_size - 1) / warp_size);
-  const bool absent = options().absent_block == int64_t{number};
+  const bool absent = launch.cooperative && options().absent_block == int64_t{number};
   for (int i = 0; i < threads; ++i) {
     ++block->warps[i / warp_size].barrier.expected;
     if (absent) continue;
@@ -304,6 +306,27 @@ const std::byte* exchange(const void* mine, size_t bytes) {
   std::memcpy(buffer[lane()], mine, bytes);
   sync_warp();
   return &buffer[0][0];
+}
+
+void begin_copy(void* to, const void* from, size_t bytes) {
+  Fiber* fiber = machine.current;
+  const size_t group = fiber->copies.size() - 1;
+  ++fiber->copies[group];
+  later([=] {
+    std::memcpy(to, from, bytes);
+    --fiber->copies[group];
+  });
+}
+void end_copies() { machine.current->copies.push_back(0); }
+void wait_copies(int pending) {
+  const std::vector<int>& copies = machine.current->copies;
+  const auto ended = std::max<ptrdiff_t>(0, static_cast<ptrdiff_t>(copies.size()) - 1 - pending);
+  wait_until([&] { return std::all_of(copies.begin(), copies.begin() + ended, [](int n) { return n == 0; }); });
+}
+
+uint64_t& products() {
+  thread_local uint64_t count = 0;
+  return count;
 }
 
 unsigned cluster_rank() { return machine.current->block->number % machine.launch->cluster; }

@@ -50,7 +50,8 @@ struct Launch {
 // What tests set before a launch.
 struct Options {
   uint64_t seed = 0;           // of the order in which threads run; every launch continues it
-  int64_t absent_block = -1;   // a block (number within the grid) that never starts
+  int64_t absent_block = -1;   // a block (number within the grid) of cooperative launches that never starts
+  int multiprocessors = 132;   // of the device; a block that keeps weights on the chip takes one
   bool skip_barriers = false;  // plants the bug that tests of the emulation must see: barriers don't wait
 };
 Options& options();
@@ -76,6 +77,15 @@ void sync_threads(int barrier, int threads);
 // exchanges again.
 const std::byte* exchange(const void* mine, size_t bytes);
 constexpr size_t exchange_stride = 64;
+
+// Copies at some moment from now on. Copies up to end_copies() are a group; wait_copies() waits for all
+// of this thread's groups but the last `pending`.
+void begin_copy(void* to, const void* from, size_t bytes);
+void end_copies();
+void wait_copies(int pending);
+
+// Products by tensor cores so far in this thread of the host, for tests to count.
+uint64_t& products();
 
 unsigned cluster_rank();
 unsigned cluster_size();
