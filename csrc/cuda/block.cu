@@ -25,7 +25,7 @@ struct Kernels {
 
   template <class Body>
   static auto with_version(SliceShape shape, Body body) {
-    return shape.groups() <= 8 ? body(Version<24, 256>{}) : body(Version<12, 384>{});
+    return shape.groups() <= 8 ? body(Version<20, 256>{}) : body(Version<12, 384>{});
   }
 
   template <class Cell, class Storage, class Body>

@@ -5,7 +5,7 @@
 // multiple of 16, the last blocks' may lie beyond H and are zero), with all their gates. A group of warps
 // owns 16 units; where it has several, they share the sum over k among them. A thread owns one unit of
 // one sequence, or several: their h, c and biases are in registers, and everything they read of the next
-// step is fetched a step ahead.
+// step is fetched a step ahead, or, where that takes too many registers, before the products.
 //
 //   forward   every block has h of all units, [8][C * U], in its inbox, sent there by their owners
 //   backward  every block multiplies the gradients of its own gates with its rows of w_hh and sends what
@@ -42,8 +42,12 @@ template <int Warps>
 struct Elements {
   static constexpr int count = 4 / Warps;
   static_assert(Warps == 1 || Warps == 4);
+  // Whether blocks of so many threads have registers for what a step and the next one read.
+  static constexpr bool read_ahead(int threads) { return count * threads <= 1024; }
 
-  __device__ static int unit(int e) { return Warps == 1 ? lane() / 4 + e / 2 * 8 : threadIdx.x % group_units; }
+  __device__ static int unit(int e) {
+    return Warps == 1 ? lane() / 4 + e / 2 * 8 : threadIdx.x % group_units;
+  }
   __device__ static int row(int e) {
     return Warps == 1 ? lane() % 4 * 2 + e % 2 : threadIdx.x % group_elements / group_units;
   }
@@ -103,7 +107,8 @@ class InCluster {
 #pragma unroll
     for (int tile = 0; tile < Tiles; ++tile) {
       const int place = threadIdx.x / 32 + tile * shape.warps();
-      float* to = sums_of(n, shape, inbox, rank(), place % groups * group_units + lane() / 4) + lane() % 4 * 2;
+      float* to =
+          sums_of(n, shape, inbox, rank(), place % groups * group_units + lane() / 4) + lane() % 4 * 2;
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         send(to + high * 8 * sums_row, place / groups,
@@ -117,8 +122,8 @@ class InCluster {
     wait(n);
     sums[0] = 0;
     for (int from = 0; from < shape.blocks; ++from) {
-      sums[0] += sums_of(n, shape, inbox, from, first_unit + Elements<group_warps>::unit(0))
-          [Elements<group_warps>::row(0)];
+      sums[0] += sums_of(n, shape, inbox, from,
+                         first_unit + Elements<group_warps>::unit(0))[Elements<group_warps>::row(0)];
     }
   }
 
@@ -211,6 +216,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
     constexpr int G = Cell::gates, W = Exchange::group_warps;
     using Mine = Elements<W>;
     constexpr int E = Mine::count;
+    constexpr bool ahead = Mine::read_ahead(Threads);
     const RecurrenceForward<Storage>& a = args.recurrence;
     const DeviceSequence& q = a.sequence;
     const SliceShape shape = args.shape;
@@ -226,7 +232,9 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
       element[e] = Element(q, H, slice + Mine::row(e), first_unit + Mine::unit(e));
     }
     // Operands of step n, from 0: the inbox of message n - 1.
-    const auto operand = [&](int n) { return memory + layout.inbox + (n + 1) % 2 * slice_rows * layout.row; };
+    const auto operand = [&](int n) {
+      return memory + layout.inbox + (n + 1) % 2 * slice_rows * layout.row;
+    };
 
     const Span span = active_steps(q, slice).within(a.k0, a.k1);
 #pragma unroll
@@ -251,7 +259,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
     for (int e = 0; e < E; ++e) {
       biases[e] = biases_of<Cell>(a, first_unit + Mine::unit(e));
       state[e] = state_before<Cell>(a, element[e], span.begin);
-      now[e] = read_forward<Cell>(a, element[e], span.begin);
+      if (ahead) now[e] = read_forward<Cell>(a, element[e], span.begin);
     }
 
     // The first step's operand is filled by its own block.
@@ -272,7 +280,9 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
       if (!last) exchange.expect(n, slice_rows * shape.all_units() * int{sizeof(Storage)});
       ForwardRead<Cell> next[E];
 #pragma unroll
-      for (int e = 0; e < E; ++e) next[e] = read_forward<Cell>(a, element[e], k + 1);
+      for (int e = 0; e < E; ++e) {
+        (ahead ? next : now)[e] = read_forward<Cell>(a, element[e], ahead ? k + 1 : k);
+      }
       if (n > 0) exchange.wait(n - 1);
 
       float acc[G][4] = {};
@@ -290,7 +300,8 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
         leave_part(parts, part, acc);
         sync_warps(1 + group, W * 32);
 #pragma unroll
-        for (int g = 0; g < G; ++g) product[0][g] = sum_of_parts<G>(parts, W, g, Mine::unit(0), Mine::row(0));
+        for (int g = 0; g < G; ++g)
+          product[0][g] = sum_of_parts<G>(parts, W, g, Mine::unit(0), Mine::row(0));
       }
 
       ForwardWritten<Cell> written[E];
@@ -307,7 +318,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
 #pragma unroll
       for (int e = 0; e < E; ++e) {
         write_forward(a, element[e], now[e].at, written[e]);
-        now[e] = next[e];
+        if (ahead) now[e] = next[e];
       }
     }
 #pragma unroll
@@ -352,6 +363,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
     constexpr Columns<Cell> columns;
     using Mine = Elements<W>;
     constexpr int E = Mine::count;
+    constexpr bool ahead = Mine::read_ahead(Threads);
     const RecurrenceBackward<Storage>& a = args.recurrence;
     const DeviceSequence& q = a.sequence;
     const SliceShape shape = args.shape;
@@ -378,13 +390,11 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
     const Weights weights(
         memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), layout.k_steps,
         [&](int k, int tile) {
-          return fragment<Storage>((warp + tile * shape.warps()) * group_units, k * words_a_k,
-                                   [&](int to, int column) {
-                                     const int from = rank * U + column % U;
-                                     return to < H && from < H
-                                                ? a.w_hh[(int64_t{column / U} * H + from) * H + to]
-                                                : Storage{};
-                                   });
+          return fragment<Storage>(
+              (warp + tile * shape.warps()) * group_units, k * words_a_k, [&](int to, int column) {
+                const int from = rank * U + column % U;
+                return to < H && from < H ? a.w_hh[(int64_t{column / U} * H + from) * H + to] : Storage{};
+              });
         });
 
     State<Cell> carry[E];
@@ -404,8 +414,10 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
       const int n = span.end - 1 - k;
       exchange.expect(n, shape.all_units() * slice_rows * int{sizeof(float)});
       BackwardRead<Cell> next[E];
+      if (ahead) {
 #pragma unroll
-      for (int e = 0; e < E; ++e) next[e] = read_backward<Cell>(a, element[e], k - 1);
+        for (int e = 0; e < E; ++e) next[e] = read_backward<Cell>(a, element[e], k - 1);
+      }
       if (n > 0) exchange.take_sums(n - 1, shape, inbox, local, sums);
 
       unsigned char* const operand = memory + layout.operand + n % 2 * slice_rows * layout.row;
@@ -420,14 +432,22 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
         }
       }
       sync_block();
+      const auto write_and_go_on = [&](auto next_of) {
+#pragma unroll
+        for (int e = 0; e < E; ++e) {
+          write_backward<Cell>(a, element[e], now[e].at, rounded[e]);
+          now[e] = next_of(e);
+        }
+      };
+      if (!ahead) {
+        write_and_go_on([&](int e) { return read_backward<Cell>(a, element[e], k - 1); });
+      }
 
       float acc[Tiles][4] = {};
       weights.template multiply<Tiles>(0, operand, layout.row, acc);
       exchange.give_sums(n, shape, acc, inbox);
-#pragma unroll
-      for (int e = 0; e < E; ++e) {
-        write_backward<Cell>(a, element[e], now[e].at, rounded[e]);
-        now[e] = next[e];
+      if (ahead) {
+        write_and_go_on([&](int e) { return next[e]; });
       }
     }
     exchange.take_sums(span.end - 1 - span.begin, shape, inbox, local, sums);

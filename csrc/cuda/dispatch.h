@@ -73,8 +73,10 @@ const Driver<Storage>& choose_driver(const Problem& p) {
       return cluster_driver<Storage>;
     }
     const bool keeps_weights = rounds && !p.projects;
-    if (keeps_weights && asked_for("block") && block_serves<Storage>(p.cell, p.H)) return block_driver<Storage>;
-    if (keeps_weights && asked_for("grid") && grid_serves<Storage>(p.cell, p.H)) return grid_driver<Storage>;
+    if (keeps_weights && asked_for("block") && block_serves<Storage>(p.cell, p.H))
+      return block_driver<Storage>;
+    if (keeps_weights && asked_for("grid") && grid_serves<Storage>(p.cell, p.H))
+      return grid_driver<Storage>;
   }
   return step_driver<Storage>;
 }

@@ -10,12 +10,12 @@
 namespace fastrnn::cuda {
 namespace {
 
-// How long a block waits for another, far longer than any step takes: 4 seconds. Under emulation, passes
+// How long a block waits for another, far longer than any step takes: 10 seconds. Under emulation, passes
 // over all threads.
 #ifdef FASTRNN_EMULATED
 constexpr uint64_t patience = 900;
 #else
-constexpr uint64_t patience = 4'000'000'000;
+constexpr uint64_t patience = 10'000'000'000;
 #endif
 
 // A launch's shape, and how many of its blocks the device has at once: at least shape.blocks, or none.
@@ -42,13 +42,13 @@ Fit fit(Kernel kernel, int64_t H, int tiles) {
   return {};
 }
 
-// The same for every call of a kernel on a device.
+// The device is asked once for every kernel and size.
 template <class Cell, class Storage, class Kernel>
 Fit known_fit(Kernel kernel, int64_t H, int tiles) {
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, int64_t, Kernel>, Fit> known;
+  static std::map<std::tuple<int, int64_t, Kernel>, Fit> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto [at, is_new] = known.try_emplace({current_device(), multiprocessors(), H, kernel}, Fit{});
+  const auto [at, is_new] = known.try_emplace({current_device(), H, kernel}, Fit{});
   if (is_new) at->second = fit<Cell, Storage>(kernel, H, tiles);
   return at->second;
 }

@@ -24,7 +24,7 @@
 namespace fastrnn::cuda {
 
 constexpr int grid_threads = 256;
-constexpr int grid_slices = 8;     // of a replica in one launch
+constexpr int grid_slices = 8;      // of a replica in one launch
 constexpr int grid_most_depth = 4;  // pieces under way
 
 // Steps of k whose fragments stay in registers.
@@ -49,9 +49,9 @@ template <class Cell, class Storage>
 struct GridLayout {
   using Weights = Fragments<Storage, Cell::gates, grid_resident<Cell>>;
 
-  int k_steps;    // of a warp: its part of C * U
-  int all_k;      // of C * U
-  int row;        // bytes of a row of a piece, padded
+  int k_steps;  // of a warp: its part of C * U
+  int all_k;    // of C * U
+  int row;      // bytes of a row of a piece, padded
   int state, parts, pieces, weights, bytes;
 
   __host__ __device__ GridLayout(GridShape shape, int tiles) {
@@ -108,7 +108,9 @@ struct GridPlace {
     return {recurrence.sequence, recurrence.H, int64_t{first_slice + slice} * slice_rows + row(),
             rank * shape.units + unit()};
   }
-  __device__ int unit() const { return threadIdx.x / group_elements * group_units + threadIdx.x % group_units; }
+  __device__ int unit() const {
+    return threadIdx.x / group_elements * group_units + threadIdx.x % group_units;
+  }
   __device__ int row() const { return threadIdx.x % group_elements / group_units; }
 };
 
@@ -286,22 +288,20 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
   auto* const states = reinterpret_cast<State<Cell>*>(memory + layout.state) + threadIdx.x;
 
   if (threadIdx.x < static_cast<unsigned>(place.slices)) {
-    spans[threadIdx.x] = active_steps(a.sequence, int64_t{place.first_slice + threadIdx.x} * slice_rows)
-                             .within(a.k0, a.k1);
+    spans[threadIdx.x] =
+        active_steps(a.sequence, int64_t{place.first_slice + threadIdx.x} * slice_rows).within(a.k0, a.k1);
   }
 
   const int first_unit = place.rank * shape.units + place.group * group_units;
   const int first_k = place.part * layout.k_steps;
   const int k_steps = first_k + layout.k_steps < layout.all_k ? layout.k_steps : layout.all_k - first_k;
   using Weights = typename GridLayout<Cell, Storage>::Weights;
-  const Weights weights(memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), k_steps,
-                        [&](int k, int g) {
-                          return fragment<Storage>(
-                              first_unit, (first_k + k) * words_a_k, [&](int u, int column) {
-                                return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column]
-                                                           : Storage{};
-                              });
-                        });
+  const Weights weights(
+      memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), k_steps, [&](int k, int g) {
+        return fragment<Storage>(first_unit, (first_k + k) * words_a_k, [&](int u, int column) {
+          return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column] : Storage{};
+        });
+      });
   sync_block();
 
   Biases<Cell> biases;
@@ -336,8 +336,8 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
     weights.template multiply<G>(0, operands.take(), layout.row, acc);
     operands.give_back();
     if (operands.lost()) lose(acc);
-    auto* const parts = reinterpret_cast<float*>(memory + layout.parts) +
-                        half * shape.warps() * G * part_floats;
+    auto* const parts =
+        reinterpret_cast<float*>(memory + layout.parts) + half * shape.warps() * G * part_floats;
     leave_part(parts, warp, acc);
     sync_block();
 
@@ -392,14 +392,12 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
   const int first_k = place.part * layout.k_steps;
   const int k_steps = first_k + layout.k_steps < layout.all_k ? layout.k_steps : layout.all_k - first_k;
   using Weights = typename GridLayout<Cell, Storage>::Weights;
-  const Weights weights(memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), k_steps,
-                        [&](int k, int g) {
-                          return fragment<Storage>(
-                              first_unit, (first_k + k) * words_a_k, [&](int to, int from) {
-                                return to < H && from < H ? a.w_hh[(int64_t{g} * H + from) * H + to]
-                                                          : Storage{};
-                              });
-                        });
+  const Weights weights(
+      memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), k_steps, [&](int k, int g) {
+        return fragment<Storage>(first_unit, (first_k + k) * words_a_k, [&](int to, int from) {
+          return to < H && from < H ? a.w_hh[(int64_t{g} * H + from) * H + to] : Storage{};
+        });
+      });
   sync_block();
 
   for (int s = 0; has_element && s < place.slices; ++s) {

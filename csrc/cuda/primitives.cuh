@@ -36,11 +36,11 @@ inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t) 
 
 inline void zero_async(void* at, int64_t bytes, cudaStream_t) { memset(at, 0, bytes); }
 
-inline int current_device() { return 0; }
 inline int multiprocessors() { return emulation::options().multiprocessors; }
+inline int most_shared_bytes() { return emulation::options().shared_bytes; }
+// With other sizes it is another device.
+inline int current_device() { return multiprocessors() << 20 | most_shared_bytes(); }
 
-// What one on sm_90 has is emulated.
-inline int most_shared_bytes() { return 227 * 1024; }
 template <class Kernel>
 bool can_launch(Kernel, int shared_bytes, int /*threads*/, int /*cluster*/) {
   return shared_bytes <= most_shared_bytes();
@@ -99,9 +99,9 @@ int blocks_together(Kernel kernel, int shared_bytes, int threads) {
     return 0;
   }
   int blocks = 0;
-  const bool known = allow(kernel, shared_bytes, 1) == cudaSuccess &&
-                     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
-                                                                   shared_bytes) == cudaSuccess;
+  const bool known =
+      allow(kernel, shared_bytes, 1) == cudaSuccess &&
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes) == cudaSuccess;
   if (!known) static_cast<void>(cudaGetLastError());  // an error here is an answer
   return known ? blocks * multiprocessors() : 0;
 }

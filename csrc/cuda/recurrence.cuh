@@ -12,10 +12,10 @@
 
 namespace fastrnn::cuda {
 
-constexpr int slice_rows = 8;                              // sequences of a slice
-constexpr int group_units = 16;                            // units of a group
-constexpr int group_elements = slice_rows * group_units;   // of a group for one slice
-constexpr int words_a_k = 8;                               // words that a tensor-core product sums over
+constexpr int slice_rows = 8;                             // sequences of a slice
+constexpr int group_units = 16;                           // units of a group
+constexpr int group_elements = slice_rows * group_units;  // of a group for one slice
+constexpr int words_a_k = 8;                              // words that a tensor-core product sums over
 constexpr int bytes_a_k = words_a_k * int{sizeof(Word)};
 
 // ---- Rows and steps ----
@@ -42,13 +42,13 @@ __device__ __forceinline__ bool resets_at(const DeviceSequence& q, int64_t k, in
 // One unit of one sequence.
 struct Element {
   int b = 0, unit = 0;
-  int64_t length = 0;
+  int length = 0;     // steps of the sequence
   bool owns = false;  // both exist
 
   __device__ Element() {}
   __device__ Element(const DeviceSequence& q, int64_t H, int64_t b_, int unit_)
       : b(static_cast<int>(b_)), unit(unit_), owns(unit_ < H && b_ < q.B) {
-    if (owns) length = q.lengths ? q.lengths[b] : q.T;
+    if (owns) length = static_cast<int>(q.lengths && q.lengths[b] < q.T ? q.lengths[b] : q.T);
   }
   __device__ int64_t state(int64_t H) const { return b * H + unit; }  // of [B, H]
 };
@@ -413,7 +413,7 @@ struct Fragments {
   template <int Count>
   __device__ __forceinline__ void multiply(int first_tile, const unsigned char* rows, int row_bytes,
                                            float (&acc)[Count][4]) const {
-    constexpr int chains = Count > 2 ? 1 : 4 / Count;
+    constexpr int chains = Count > 2 ? 1 : 2;
     float sums[chains][Count][4] = {};
 #pragma unroll
     for (int k = 0; k < Resident; ++k) {

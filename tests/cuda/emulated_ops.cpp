@@ -79,8 +79,9 @@ void set_options(int64_t seed, bool skip_barriers) {
   emulation::options().skip_barriers = skip_barriers;
 }
 
-void set_device(int64_t multiprocessors, int64_t absent_block) {
+void set_device(int64_t multiprocessors, int64_t shared_bytes, int64_t absent_block) {
   emulation::options().multiprocessors = static_cast<int>(multiprocessors);
+  emulation::options().shared_bytes = static_cast<int>(shared_bytes);
   emulation::options().absent_block = absent_block;
 }
 
@@ -104,7 +105,8 @@ TORCH_LIBRARY(fastrnn_emulated, m) {
       fastrnn::cuda::backward<fastrnn::cuda::EmulatedGpu>);
   m.def("far_rows() -> float", fastrnn::cuda::compare_far_rows);
   m.def("serves(str driver, str cell, int H, ScalarType dtype) -> bool", fastrnn::cuda::serves);
-  m.def("device(int multiprocessors=132, int absent_block=-1) -> ()", fastrnn::cuda::set_device);
+  m.def("device(int multiprocessors=132, int shared_bytes=232448, int absent_block=-1) -> ()",
+        fastrnn::cuda::set_device);
   m.def("products() -> int", fastrnn::cuda::products);
   m.def("options(int seed, bool skip_barriers) -> ()", fastrnn::cuda::set_options);
 }

@@ -146,6 +146,38 @@ at::Tensor meet(int64_t blocks, int64_t absent, int64_t patience) {
   return met;
 }
 
+// ---- Copies ahead ----
+
+struct CopyArgs {
+  const Words4* from;  // [groups][32]
+  int groups, pending;
+  Words4* to;  // [groups][32]
+};
+
+// Each lane copies `groups` pieces through shared memory, two under way at a time; it waits until at
+// most `pending` of them are.
+void copy_kernel(CopyArgs args) {
+  auto* room = reinterpret_cast<Words4*>(shared_memory());  // [2][32]
+  const auto begin = [&](int group) {
+    if (group < args.groups) begin_copy(room + group % 2 * 32 + lane(), args.from + group * 32 + lane());
+    end_copies();
+  };
+  begin(0);
+  for (int group = 0; group < args.groups; ++group) {
+    begin(group + 1);
+    wait_copies(args.pending);
+    args.to[group * 32 + lane()] = room[group % 2 * 32 + lane()];
+  }
+}
+
+at::Tensor copied(const at::Tensor& x, int64_t pending) {
+  at::Tensor out = at::empty_like(x);
+  launch("copy", copy_kernel, {{1, 1, 1}, {32, 1, 1}, 2 * 32 * sizeof(Words4)}, nullptr,
+         CopyArgs{static_cast<const Words4*>(x.const_data_ptr()), static_cast<int>(x.size(0)),
+                  static_cast<int>(pending), static_cast<Words4*>(out.data_ptr())});
+  return out;
+}
+
 // ---- A barrier that one thread does not reach ----
 
 struct Nothing {};
@@ -181,6 +213,7 @@ TORCH_LIBRARY_FRAGMENT(fastrnn_emulated, m) {
   m.def("mma_product(Tensor a, Tensor b) -> Tensor", fastrnn::cuda::mma_product);
   m.def("ring(int blocks, int steps, int forget_to_wait) -> Tensor", fastrnn::cuda::ring);
   m.def("meet(int blocks, int absent, int patience) -> Tensor", fastrnn::cuda::meet);
+  m.def("copied(Tensor x, int pending) -> Tensor", fastrnn::cuda::copied);
   m.def("lone() -> ()", fastrnn::cuda::lone);
   m.def("shuffle_sum() -> Tensor", fastrnn::cuda::shuffle_sum);
 }

@@ -58,10 +58,11 @@ def test_kernels_keep_within_bounds() -> None:
         "            for keep in (1, 2):\n"
         "                problems.by_ops(emulated.ops(), p, keep)\n"
         "problems.by_ops(emulated.ops(), problems.make('lstm', 4, 5, 3, 7, P=5, kind='lengths'))\n"
-        "os.environ['FASTRNN_CUDA_DRIVER'] = 'cluster'\n"
-        "for cell in ('lstm', 'gru'):\n"
-        "    p = problems.make(cell, 3, 9, 3, 19, kind='packed+reset', dtype=torch.bfloat16)\n"
-        "    problems.by_ops(emulated.ops(), p)\n"
+        "for driver in ('cluster', 'block', 'grid'):\n"
+        "    os.environ['FASTRNN_CUDA_DRIVER'] = driver\n"
+        "    for cell, kind in (('lstm', 'packed+reset'), ('gru', 'lengths+reset')):\n"
+        "        p = problems.make(cell, 3, 9, 3, 19, kind=kind, dtype=torch.bfloat16)\n"
+        "        problems.by_ops(emulated.ops(), p)\n"
         "print('done')\n"
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -118,6 +119,16 @@ def test_a_missing_wait_is_seen() -> None:
         except RuntimeError:  # blocks wait for what came in the wrong phase
             wrong += 1
     assert wrong == len(SEEDS)
+
+
+def test_copies_ahead_are_waited_for() -> None:
+    x = torch.randint(1, 1000, (7, 32, 4), dtype=torch.int32)
+    wrong = 0
+    for seed in SEEDS:
+        emulated.ops().options(seed, False)
+        assert torch.equal(emulated.ops().copied(x, 1), x)
+        wrong += not torch.equal(emulated.ops().copied(x, 2), x)
+    assert wrong == len(SEEDS), "a wait for too little is not seen"
 
 
 def test_blocks_of_a_cooperative_launch_meet() -> None:

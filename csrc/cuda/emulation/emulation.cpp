@@ -204,6 +204,7 @@ void schedule() {
         progress = true;
       }
       Fiber& fiber = *machine.alive[i];
+      machine.current = &fiber;  // what it waits for may ask who it is
       if (fiber.waits_for && !(*fiber.waits_for)()) continue;
       // Sometimes it is not this thread's turn though it could run.
       if (machine.pick(4) == 0) {
@@ -321,7 +322,8 @@ void end_copies() { machine.current->copies.push_back(0); }
 void wait_copies(int pending) {
   const std::vector<int>& copies = machine.current->copies;
   const auto ended = std::max<ptrdiff_t>(0, static_cast<ptrdiff_t>(copies.size()) - 1 - pending);
-  wait_until([&] { return std::all_of(copies.begin(), copies.begin() + ended, [](int n) { return n == 0; }); });
+  wait_until(
+      [&] { return std::all_of(copies.begin(), copies.begin() + ended, [](int n) { return n == 0; }); });
 }
 
 uint64_t& products() {

@@ -49,10 +49,11 @@ struct Launch {
 
 // What tests set before a launch.
 struct Options {
-  uint64_t seed = 0;           // of the order in which threads run; every launch continues it
-  int64_t absent_block = -1;   // a block (number within the grid) of cooperative launches that never starts
-  int multiprocessors = 132;   // of the device; a block that keeps weights on the chip takes one
-  bool skip_barriers = false;  // plants the bug that tests of the emulation must see: barriers don't wait
+  uint64_t seed = 0;          // of the order in which threads run; every launch continues it
+  int64_t absent_block = -1;  // a block (number within the grid) of cooperative launches that never starts
+  int multiprocessors = 132;  // of the device; a block that keeps weights on the chip takes one
+  int shared_bytes = 227 << 10;  // that a block can have
+  bool skip_barriers = false;    // plants the bug that tests of the emulation must see: barriers don't wait
 };
 Options& options();
 
