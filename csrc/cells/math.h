@@ -65,7 +65,7 @@ struct Lanes<double> : Clamps<double> {
 
 // What differs between float and double: where exp saturates, ln(2) in two parts whose first has
 // trailing zeros (n * ln2_hi is exact), the number that rounds to an integer when it is added, the
-// exponent's place, and how many Taylor terms an ulp needs.
+// exponent's place and the sign's, and how many Taylor terms an ulp needs.
 template <class Scalar>
 struct ExpConstants;
 
@@ -75,6 +75,7 @@ struct ExpConstants<float> {
   static constexpr float log2e = 1.44269504f, ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23
   static constexpr float tanh_saturates = 9.5f;
+  static constexpr int32_t sign = INT32_MIN;
   static constexpr int mantissa = 23, bias = 127, terms = 8;
 };
 
@@ -85,6 +86,7 @@ struct ExpConstants<double> {
                           ln2_lo = 1.42860682030941723212e-6;
   static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double tanh_saturates = 19.5;
+  static constexpr int64_t sign = INT64_MIN;
   static constexpr int mantissa = 52, bias = 1023, terms = 14;
 };
 
@@ -147,16 +149,18 @@ FASTRNN_INLINE V sigmoid(V x) {
   return e / (e + Scalar(1));
 }
 
-// tanh x = m / (m + 2) with m = exp(2x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), of which no two terms cancel
-// by more than half.
+// tanh|x| = m / (m + 2) with m = exp(2|x|) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere. (Of a
+// negative x the same would be a few ulp worse near -1, where a gradient takes 1 - tanh^2.)
 template <class V>
 FASTRNN_INLINE V tanh(V x) {
   using Scalar = typename Lanes<V>::Scalar;
-  constexpr Scalar top = ExpConstants<Scalar>::tanh_saturates;
-  const V y = clamp(x, -top, top);
+  using Int = typename Lanes<V>::Int;
+  const Int sign = bits_as<Int>(x) & ExpConstants<Scalar>::sign;
+  const V magnitude = bits_as<V>(static_cast<Int>(bits_as<Int>(x) ^ sign));
+  const V y = Lanes<V>::at_most(magnitude, V{} + ExpConstants<Scalar>::tanh_saturates);
   const ExpParts<V> e = exp_parts(y + y);
   const V m = e.power * e.tail + (e.power - Scalar(1));
-  return m / (m + Scalar(2));
+  return bits_as<V>(static_cast<Int>(bits_as<Int>(m / (m + Scalar(2))) | sign));
 }
 
 template <class V>
