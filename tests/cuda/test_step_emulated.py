@@ -113,5 +113,11 @@ def test_empty_batch() -> None:
     assert results[7].abs().sum() == 0  # dw_ih
 
 
-def test_rows_beyond_2_to_the_31() -> None:
-    assert emulated.ops().far_rows() == 0.0
+@pytest.mark.parametrize("driver", ["step", "cluster"])
+def test_rows_beyond_2_to_the_31(driver: str) -> None:
+    assert emulated.ops().far_rows(driver) == 0.0
+
+
+@pytest.mark.parametrize("kernel", ["gather", "recompute", "outputs", "sum_rows"])
+def test_numbers_beyond_2_to_the_31_of_whole_sequences(kernel: str) -> None:
+    assert emulated.ops().far_kernel(kernel) == 0.0
