@@ -111,8 +111,9 @@ def _explanation(
     if x.device.type != "cuda":
         return Explanation(path.name, path.reason, None, dtype)
     problem = (module.cell, T, B, module.hidden_size, getattr(module, "proj_size", 0) > 0)
-    like = x.new_empty(0, dtype=dtype)
-    (driver, reason), (other, why_other) = (ops.cuda_driver(like, *problem, back) for back in (False, True))
+    with torch._C._DisableFuncTorch():  # this is no computation to be transformed
+        like = torch.empty(0, dtype=dtype, device=x.device)
+        (driver, reason), (other, why_other) = (ops.cuda_driver(like, *problem, b) for b in (False, True))
     if other != driver:
         reason += f"; backward: {why_other}"
     return Explanation(path.name, f"{path.reason}; {reason}", None, dtype, driver, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,35 +58,54 @@ def test_a_driver_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         emulated.ops().cuda_driver(torch.empty(0), "lstm", 50, 8, 64, False, False)
 
 
-def explained(monkeypatch: pytest.MonkeyPatch, answers: dict[bool, tuple[str, str]]) -> tuple[str, list]:
-    """What explain() says of a layer on a GPU, as if there were one, and what it asked for."""
-    asked = []
+@pytest.fixture
+def explained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[str], list[Any]]]:
+    """What explain() says of a layer on a GPU, as if there were one, and what it asked of drivers."""
 
-    def cuda_driver(like: Any, *problem: Any) -> tuple[str, str]:
-        asked.append((like.dtype, *problem))
-        return answers[problem[-1]]
+    def explain(
+        forward: tuple[str, str], backward: tuple[str, str], around: Callable[[Any], Any] = lambda f: f
+    ) -> tuple[list[str], list[Any]]:
+        asked, said = [], []
 
-    monkeypatch.setattr(ops, "cuda_driver", cuda_driver)
-    monkeypatch.setattr(paths, "KERNEL_DEVICES", {"cpu", "meta", "cuda"})
-    monkeypatch.setattr(fastrnn.LSTM, "reset_parameters", lambda self: None)
-    with FakeTensorMode():
-        layer = fastrnn.LSTM(8, 16, num_layers=2, batch_first=True, dtype=torch.bfloat16, device="cuda")
-        x = torch.empty(3, 5, 8, dtype=torch.bfloat16, device="cuda")
-        return str(fastrnn.explain(layer, x)), asked
+        def cuda_driver(like: torch.Tensor, *problem: Any) -> tuple[str, str]:
+            assert not torch._C._functorch.is_functorch_wrapped_tensor(like)
+            asked.append((like.dtype, *problem))
+            return backward if problem[-1] else forward
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            said.append(str(fastrnn.explain(layer, x)))
+            return x
+
+        monkeypatch.setattr(ops, "cuda_driver", cuda_driver)
+        monkeypatch.setattr(paths, "KERNEL_DEVICES", {"cpu", "meta", "cuda"})
+        monkeypatch.setattr(fastrnn.LSTM, "reset_parameters", lambda self: None)
+        with FakeTensorMode():
+            layer = fastrnn.LSTM(8, 16, num_layers=2, batch_first=True, dtype=torch.bfloat16, device="cuda")
+            around(run)(torch.empty(3, 5, 8, dtype=torch.bfloat16, device="cuda"))
+        return said, asked
+
+    return explain
 
 
-def test_explain_names_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    text, asked = explained(monkeypatch, {False: ("step", "why"), True: ("step", "why")})
-    assert text == "fused by the step driver in bfloat16: kernels serve this device and dtype; why"
+def test_explain_names_the_driver(explained: Callable[..., Any]) -> None:
+    said, asked = explained(("step", "why"), ("step", "why"))
+    assert said == ["fused by the step driver in bfloat16: kernels serve this device and dtype; why"]
     assert asked == [(torch.bfloat16, "lstm", 5, 3, 16, False, backward) for backward in (False, True)]
 
 
-def test_explain_names_another_driver_of_backward(monkeypatch: pytest.MonkeyPatch) -> None:
-    text, _ = explained(monkeypatch, {False: ("cluster", "it is fast"), True: ("step", "it is not")})
-    assert text == (
+def test_explain_names_the_driver_under_transforms(explained: Callable[..., Any]) -> None:
+    """For unbatched sequences there, of which vmap makes a batch that explain() can't see."""
+    said, asked = explained(("step", "why"), ("step", "why"), torch.func.vmap)
+    assert said == ["fused by the step driver in bfloat16: kernels serve this device and dtype; why"]
+    assert asked[0] == (torch.bfloat16, "lstm", 5, 1, 16, False, False)
+
+
+def test_explain_names_another_driver_of_backward(explained: Callable[..., Any]) -> None:
+    said, _ = explained(("cluster", "it is fast"), ("step", "it is not"))
+    assert said == [
         "fused by the cluster driver (step backward) in bfloat16: kernels serve this device and dtype; "
         "it is fast; backward: it is not"
-    )
+    ]
 
 
 # The table that results of a benchmark make.
