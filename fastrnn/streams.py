@@ -3,7 +3,8 @@
 What runs beside starts after all that the caller's stream has been given so far, and that stream waits for
 it in the end. So for the caller it is as if his own stream had done everything, also while a CUDA graph is
 captured. Autograd computes the derivative of an operation on the stream that the operation ran on, so
-backward runs side by side too.
+backward runs side by side too; the gradients of leaves come back to the caller's stream, where others
+(DistributedDataParallel, a captured graph) expect them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 Result = TypeVar("Result")
 
-# Streams that stand beside another one, always the same: autograd keeps a parameter's gradient on the
-# stream where it was first used.
+# Streams that stand beside another one, always the same: two callers on two streams get in nobody's way.
 _beside: dict[Any, list[torch.cuda.Stream]] = {}
 
 
@@ -45,16 +45,21 @@ def lanes(x: Tensor, count: int) -> list[torch.cuda.Stream]:
     return [main, *beside[: count - 1]]
 
 
-def on(
-    stream: torch.cuda.Stream,
-    after: torch.cuda.Stream,
-    function: Callable[..., Result],
-    arguments: Sequence[Any],
-) -> Result:
-    """function(*arguments), done by ``stream`` after all that ``after`` has been given so far."""
-    stream.wait_stream(after)
+def on(stream: torch.cuda.Stream, function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+    """function(*arguments), done by ``stream``."""
+    here = _leaves_as_views(arguments)
     with torch.cuda.stream(stream):
-        return function(*arguments)
+        return function(*here)
+
+
+def _leaves_as_views(arguments: Any) -> Any:
+    """Arguments whose leaves have their gradients on the current stream, wherever they are used."""
+    if isinstance(arguments, Tensor):
+        needs = arguments.is_leaf and arguments.requires_grad and torch.is_grad_enabled()
+        return arguments.view_as(arguments) if needs else arguments
+    if isinstance(arguments, tuple | list):
+        return tuple(map(_leaves_as_views, arguments))
+    return arguments
 
 
 def share(tensors: Any, stream: torch.cuda.Stream) -> None:
@@ -75,11 +80,12 @@ def side_by_side(
     Tensors that the function keeps for backward must be among its arguments or results.
     """
     main, *beside = lanes(x, len(calls))
-    results: list[Result] = []
+    for side in beside:
+        side.wait_stream(main)
     try:
+        results = [function(*calls[0])]
         for side, arguments in zip(beside, calls[1:], strict=True):
-            results.append(on(side, main, function, arguments))
-        results.insert(0, function(*calls[0]))
+            results.append(on(side, function, arguments))
     finally:
         for side in beside:
             main.wait_stream(side)

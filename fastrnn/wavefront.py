@@ -65,7 +65,8 @@ def recurrent(
                 k = wave - i
                 arguments = (parts[k], *state[i], weights[i], None, *masks[k], False, keep, states)
                 if lanes and i > 0:
-                    result = streams.on(lanes[i], lanes[i - 1], layer, arguments)
+                    lanes[i].wait_stream(lanes[i - 1])
+                    result = streams.on(lanes[i], layer, arguments)
                     streams.share(arguments, lanes[i])
                 else:
                     result = layer(*arguments)

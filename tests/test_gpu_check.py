@@ -88,7 +88,7 @@ def test_all_that_is_planned_fits_nine_minutes() -> None:
     assert gpu_check.build(False).seconds + 100 + 20 + 60 < defaults
     for step in (gpu_check.tests("step", False), *gpu_check.sanitizers("cluster", False)):
         assert step.seconds <= 150
-    command = gpu_check.benchmarks(["step", "cluster"], 200, Path("out"), False)
+    command = gpu_check.benchmarks("benchmarks", ["step", "cluster"], 200, Path("out"), False)
     assert command.seconds < 230
     assert command.command[command.command.index("--drivers") + 1 :][:2] == ["step", "cluster"]
 

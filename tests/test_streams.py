@@ -21,7 +21,7 @@ T, B, I, H = 7, 3, 5, 6
 
 
 class Stream:
-    """Notes in `log` what it waits for, what runs on it, and how often memory is shared with it."""
+    """Notes in `log` what it waits for, what runs on it, what it shares memory of, and what it views."""
 
     log: list[tuple[str, str, str]]
     made: int
@@ -46,6 +46,12 @@ def on(stream: Stream) -> Iterator[None]:
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> type[Stream]:
+    prepare(monkeypatch)
+    return Stream
+
+
+def prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts such streams in the place of CUDA's, and has GPUs' ways taken without one."""
     Stream.log, Stream.made = [], 0
     Stream.current = Stream(torch.device("cpu"))
     Stream.current.name = "main"
@@ -58,17 +64,23 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> type[Stream]:
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream.current)
     monkeypatch.setattr(torch.cuda, "stream", on)
+    view_as = Tensor.view_as
+
+    def view(t: Tensor, other: Tensor) -> Tensor:
+        Stream.log.append((Stream.current.name, "views", ""))
+        return view_as(t, other)
+
+    monkeypatch.setattr(Tensor, "view_as", view)
     monkeypatch.setattr(Tensor, "record_stream", lambda t, s: Stream.log.append((s.name, "shares", "")))
     monkeypatch.setattr(streams, "_beside", {})
     monkeypatch.setattr(streams, "usable", lambda x: True)
     monkeypatch.setattr(ops, "forward", run)
-    return Stream
 
 
 SIDE_BY_SIDE = [
     ("side 1", "waits for", "main"),
-    ("side 1", "runs", "reverse"),
     ("main", "runs", f"{T} steps"),
+    ("side 1", "runs", "reverse"),
     ("main", "waits for", "side 1"),
 ]
 
@@ -84,7 +96,23 @@ def test_directions_run_side_by_side(noted: type[Stream]) -> None:
     shared = [entry[0] for entry in noted.log if entry[1] == "shares"]
     # x, h0, c0 and four parameters there, y, h_n, c_n and c here.
     assert shared == (["side 1"] * 7 + ["main"] * 4) * 2
-    assert [entry for entry in noted.log if entry[1] != "shares"] == SIDE_BY_SIDE * 2
+    # Four parameters, whose gradients are to come back.
+    assert [entry[0] for entry in noted.log if entry[1] == "views"] == ["main"] * 8
+    assert [entry for entry in noted.log if entry[1] not in ("shares", "views")] == SIDE_BY_SIDE * 2
+
+
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_side_by_side_computes_the_same(cell: str) -> None:
+    """To the last bit: gradients are summed up in the same order."""
+    layer = support.ours(cell, I, H, num_layers=2, bidirectional=True)
+    x, hx = torch.randn(T, B, I), support.initial_state(layer, B)
+    expected = results(layer, x, hx, "lengths")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch)
+        got = results(layer, x, hx, "lengths")
+    assert ("side 1", "runs", "reverse") in Stream.log
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_streams_meet_again_after_an_error(noted: type[Stream]) -> None:

@@ -155,9 +155,11 @@ def test_callers_stream(cell: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_second_device() -> None:
-    ours = fastrnn.LSTM(8, 16, device="cuda:1")
-    x = torch.randn(3, 2, 8, device="cuda:1")
-    assert ours(x)[0].device == x.device
+    ours = fastrnn.LSTM(8, 16, bidirectional=True, device="cuda:1")
+    x = torch.randn(3, 2, 8, device="cuda:1", requires_grad=True)
+    y, _ = ours(x)
+    y.sum().backward()
+    assert y.device == x.grad.device == x.device
     assert torch.cuda.current_device() == 0
 
 

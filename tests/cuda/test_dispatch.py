@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastrnn
 from fastrnn import ops, paths
 
-sys.path.append(str(Path(__file__).parent.parent.parent / "tools"))
+sys.path += [str(Path(__file__).parent.parent.parent), str(Path(__file__).parent.parent.parent / "tools")]
 
 import dispatch_table
+
+from benchmarks.cuda import Case, Row
 
 
 @pytest.mark.parametrize(
@@ -117,9 +120,8 @@ def result(rows: list[dict[str, Any]], **about: Any) -> dict[str, Any]:
 
 
 def row(H: int, B: int, T: int, *, training: bool = False, variant: str = "plain", **us: float) -> dict:
-    case = {"cell": "lstm", "dtype": "bf16", "training": training, "T": T, "B": B, "H": H}
     times = {who: [t * 1.5, t] for who, t in us.items()} | {"torch.nn": [100.0, None]}
-    return {"case": case | {"variant": variant}, "us": times, "chosen": "step"}
+    return asdict(Row(Case("lstm", "bf16", training, T, B, H, variant), times, "step"))
 
 
 # The cluster driver wins at H 256 and 512 with B 1 and 8, and at H 1024 with B 1; not at H 128, where it
