@@ -82,7 +82,7 @@ $(VENV)/made:
 # torch comes first and alone, so that nothing chooses another; fastrnn is built against it.
 $(VENV)/installed: $(VENV)/made pyproject.toml setup.py
 	$(PIP) install "$(TORCH)"
-	$(PIP) install "setuptools>=77" wheel ninja pybind11
+	$(PIP) install "setuptools>=65" wheel ninja pybind11
 	$(PIP) install --no-build-isolation -e ".[test,demo,bench]"
 	@touch $@ $(VENV)/built
 

@@ -25,6 +25,9 @@
 // prepack packs a layer's matrices for this process's kernels, as `weights` says: own (the dtype they
 // have), bfloat16 or int8 (with a scale for each row). forward_prepacked is forward with them; it has no
 // backward, and keep is at most 1.
+//
+// cuda_driver names the driver that would compute a layer of x's dtype on its device, and says why;
+// cuda_drivers names all. A build without CUDA has no implementation of these two.
 #include <torch/library.h>
 
 TORCH_LIBRARY(fastrnn, m) {
@@ -43,4 +46,8 @@ TORCH_LIBRARY(fastrnn, m) {
       "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, "
       "Tensor? b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
       "bool reverse, int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  m.def(
+      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward) "
+      "-> (str name, str reason)");
+  m.def("cuda_drivers() -> str[]");
 }

@@ -265,6 +265,8 @@ def test_a_batch_of_zero_rows(kind: str, device: str) -> None:
     for kwargs in ({}, {"lengths": none, "reset": none.expand(T, 0).bool()}):
         output, state = ours(x, **kwargs)
         assert output.shape == (T, 0, 2 * H)
-        assert [s.shape for s in tensors(state)] == [s.shape for s in tensors(theirs(x)[1])]
+        with torch.backends.cudnn.flags(enabled=False):
+            expected = tensors(theirs(x)[1])
+        assert [s.shape for s in tensors(state)] == [s.shape for s in expected]
         output.sum().backward()
         assert not any(p.grad.any() for p in ours.parameters())

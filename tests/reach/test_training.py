@@ -25,9 +25,11 @@ def data(device: str = "cpu") -> Tensor:
     return torch.randn(T, B, I, device=device)
 
 
-AUTOCAST = [("cpu", torch.bfloat16)]
-if torch.cuda.is_available():
-    AUTOCAST += [("cuda", torch.bfloat16), ("cuda", torch.float16)]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+AUTOCAST = [
+    ("cpu", torch.bfloat16),
+    *(pytest.param("cuda", dtype, marks=NO_GPU) for dtype in (torch.bfloat16, torch.float16)),
+]
 
 
 @pytest.mark.parametrize(("device", "dtype"), AUTOCAST)
