@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import fastrnn
 
-from .common import KINDS, assert_same, tensors
+from .common import KINDS, assert_same, library, tensors
 
-pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+library("onnxscript")
+onnxruntime = library("onnxruntime")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
