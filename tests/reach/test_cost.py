@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.timing import interleave
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastrnn
+from benchmarks.timing import interleave
 
 from .common import KINDS
 

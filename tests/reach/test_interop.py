@@ -145,7 +145,7 @@ def test_onnx_runtime_and_back(kind: str, bias: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_haste_equations(kind: str) -> None:
-    """As haste documents them; haste itself needs a GPU to be installed."""
+    """As haste documents them."""
     layer = randomized(kind, I, H)
     x = torch.randn(T, B, I, dtype=torch.float64)
     p = interop.to_haste(layer)
@@ -167,6 +167,18 @@ def test_haste_equations(kind: str) -> None:
     back = randomized(kind, I, H)
     interop.from_haste(back, p)
     assert_same(back(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_haste_itself(kind: str) -> None:
+    haste = pytest.importorskip("haste_pytorch", reason="haste, built from source alone, is not installed")
+    theirs, ours = getattr(haste, kind)(I, H), getattr(fastrnn, kind)(I, H)
+    interop.from_haste(ours, theirs.state_dict())
+    x = torch.randn(T, B, I)
+    assert_same(ours(x)[0], theirs(x)[0])
+    other = getattr(fastrnn, kind)(I, H)
+    theirs.load_state_dict({n: torch.from_numpy(a) for n, a in interop.to_haste(other).items()})
+    assert_same(other(x)[0], theirs(x)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
