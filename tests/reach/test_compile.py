@@ -56,7 +56,7 @@ def assert_compiles(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_compile_default(device: str) -> None:
-    """All kinds of layers in one model, by inductor, with a break of the graph between two of them."""
+    """Without fullgraph: a break of the graph between two layers leaves both compiled."""
     layers = nn.ModuleList([Model(kind, device) for kind in KINDS])
 
     def run(x: Tensor) -> list[Tensor]:
@@ -65,7 +65,12 @@ def test_compile_default(device: str) -> None:
         torch._dynamo.graph_break()
         return [first, gru(x), rnn(x)]
 
-    assert_compiles(layers, run, torch.randn(B, T, I, device=device))
+    assert_compiles(layers, run, torch.randn(B, T, I, device=device), **TRACED)
+    counter = CompileCounterWithBackend("eager")
+    torch.compile(run, backend=counter)(torch.randn(B, T, I, device=device))
+    ours = [str(n.target) for graph in counter.graphs for n in graph.graph.nodes]
+    assert counter.frame_count == 2
+    assert ours.count("fastrnn.forward.default") == 12
 
 
 @pytest.mark.parametrize("device", DEVICES)
