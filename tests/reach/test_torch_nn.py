@@ -94,5 +94,6 @@ def test_where_only_its_lstm_fails(run: Callable[[str], Any]) -> None:
     run("GRU")
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_where_only_its_gru_fails() -> None:
     per_sample_gradients("LSTM")
