@@ -120,16 +120,17 @@ def test_compile_projection() -> None:
     assert_compiles(model, model, torch.randn(T, B, I), fullgraph=True, **TRACED)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_compile_dynamic_does_not_trace_again(kind: str) -> None:
-    model = Model(kind)
+def test_compile_dynamic_does_not_trace_again(kind: str, device: str) -> None:
+    model = Model(kind, device)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, dynamic=True, fullgraph=True, backend=counter)
-    loss_of(compiled(torch.randn(3, 6, I))).backward()
+    loss_of(compiled(torch.randn(3, 6, I, device=device))).backward()
     once = counter.frame_count
     for steps, batch in ((9, 4), (4, 7)):
-        x = torch.randn(batch, steps, I)
+        x = torch.randn(batch, steps, I, device=device)
         got, expected = compiled(x), model(x)
         assert_same(got, expected)
         parameters = list(model.parameters())
@@ -181,13 +182,15 @@ def test_compile_leaves_torch_layers_as_they_were() -> None:
         torch.compile(theirs, fullgraph=True, **TRACED)(x)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_export_with_dynamic_batch_and_time(kind: str, strict: bool) -> None:
-    model = Model(kind)
+def test_export_with_dynamic_batch_and_time(kind: str, strict: bool, device: str) -> None:
+    model = Model(kind, device)
     shapes = {"x": {0: Dim("batch", min=2), 1: Dim("time", min=2)}}
-    program = export(model, (torch.randn(B, T, I),), dynamic_shapes=shapes, strict=strict)
-    x = torch.randn(5, 9, I)
+    x = torch.randn(B, T, I, device=device)
+    program = export(model, (x,), dynamic_shapes=shapes, strict=strict)
+    x = torch.randn(5, 9, I, device=device)
     assert_same(program.module()(x), model(x))
     assert_same(program.run_decompositions().module()(x), model(x))
     targets = [str(n.target) for n in program.graph.nodes]
@@ -204,10 +207,11 @@ def test_export_with_lengths_and_reset(kind: str) -> None:
         assert_same(program.module()(args[0], lengths, args[2]), model(args[0], lengths, args[2]))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_exported_program_is_trainable(kind: str) -> None:
-    model = Model(kind)
-    x = torch.randn(B, T, I)
+def test_exported_program_is_trainable(kind: str, device: str) -> None:
+    model = Model(kind, device)
+    x = torch.randn(B, T, I, device=device)
     exported = export(model, (x,)).module()
     loss_of(exported(x)).backward()
     loss_of(model(x)).backward()

@@ -50,13 +50,14 @@ def test_lengths_equal_a_packed_sequence(kind: str, batch_first: bool, device: s
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_of_length_zero_hands_its_initial_state_back(kind: str) -> None:
-    layer = getattr(fastrnn, kind)(I, H, num_layers=2, bidirectional=True)
-    state = state_for(kind, 4)
-    x = torch.randn(T, B, I)
+def test_a_row_of_length_zero_hands_its_initial_state_back(kind: str, device: str) -> None:
+    layer = getattr(fastrnn, kind)(I, H, num_layers=2, bidirectional=True, device=device)
+    state = state_for(kind, 4, device)
+    x = torch.randn(T, B, I, device=device)
     leaves(x, state)
-    lengths = torch.tensor([3, 0, 7, 0])
+    lengths = torch.tensor([3, 0, 7, 0], device=device)
     output, last = layer(x, state, lengths=lengths)
     assert not output[:, [1, 3]].any()
     for s, initial in zip(tensors(last), tensors(state), strict=True):
@@ -105,15 +106,16 @@ def test_reset_equals_a_loop_over_episodes(kind: str, batch_first: bool, device:
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_lengths_and_reset_together_equal_a_loop_over_episodes(kind: str) -> None:
+def test_lengths_and_reset_together_equal_a_loop_over_episodes(kind: str, device: str) -> None:
     """Each row by itself, each of its episodes a call of torch.nn's layer, in both directions."""
     options = {"bidirectional": True, "dtype": torch.float64}
-    theirs, ours = pair(kind, I, H, **options)
-    x = torch.randn(T, B, I, dtype=torch.float64)
+    theirs, ours = pair(kind, I, H, device=device, **options)
+    x = torch.randn(T, B, I, dtype=torch.float64, device=device)
     leaves(x)
-    lengths = torch.tensor([3, 7, 0, 5])
-    reset = torch.rand(T, B) < 0.4
+    lengths = torch.tensor([3, 7, 0, 5], device=device)
+    reset = torch.rand(T, B, device=device) < 0.4
     got, _ = ours(x, lengths=lengths, reset=reset)
     rows = []
     for b, n in enumerate(lengths.tolist()):
@@ -128,11 +130,13 @@ def test_lengths_and_reset_together_equal_a_loop_over_episodes(kind: str) -> Non
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_reset_in_both_directions_cuts_where_episodes_meet(kind: str) -> None:
-    layer = getattr(fastrnn, kind)(I, H, num_layers=2, bidirectional=True, dtype=torch.float64)
-    x = torch.randn(T, 1, I, dtype=torch.float64)
-    reset = torch.zeros(T, 1, dtype=torch.bool)
+def test_reset_in_both_directions_cuts_where_episodes_meet(kind: str, device: str) -> None:
+    options = {"dtype": torch.float64, "device": device}
+    layer = getattr(fastrnn, kind)(I, H, num_layers=2, bidirectional=True, **options)
+    x = torch.randn(T, 1, I, **options)
+    reset = torch.zeros(T, 1, dtype=torch.bool, device=device)
     reset[3] = True
     output, _ = layer(x, reset=reset)
     assert_same(output, torch.cat((layer(x[:3])[0], layer(x[3:])[0])))
@@ -231,11 +235,12 @@ def test_states_of_a_projected_layer() -> None:
     assert torch.equal(c[-1], c_n[0])
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_streaming_in_chunks_with_the_state_carried(kind: str, dtype: torch.dtype) -> None:
-    layer = getattr(fastrnn, kind)(8, 16, num_layers=2, dtype=dtype)
-    x = torch.randn(48, 3, 8, dtype=dtype)
+def test_streaming_in_chunks_with_the_state_carried(kind: str, dtype: torch.dtype, device: str) -> None:
+    layer = getattr(fastrnn, kind)(8, 16, num_layers=2, dtype=dtype, device=device)
+    x = torch.randn(48, 3, 8, dtype=dtype, device=device)
     with torch.no_grad():
         expected, expected_state = layer(x)
         for size in (1, 5, 16):

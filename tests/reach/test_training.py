@@ -173,9 +173,10 @@ def test_anomaly_mode_names_what_made_a_nan(kind: str, device: str) -> None:
             loss.backward()
 
 
-def test_no_grad_and_inference_mode(kind: str) -> None:
-    layer = getattr(fastrnn, kind)(I, H, num_layers=2)
-    x = data()
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_grad_and_inference_mode(kind: str, device: str) -> None:
+    layer = getattr(fastrnn, kind)(I, H, num_layers=2, device=device)
+    x = data(device)
     expected = layer(x)
     with torch.no_grad():
         got = layer(x)
@@ -223,9 +224,10 @@ def test_optimizers_clipping_and_ema_through_data(kind: str, name: str, device: 
     assert_same(averages[1], averages[0], scale=1000)
 
 
-def test_writes_through_data_are_seen(kind: str) -> None:
-    theirs, ours = pair(kind, I, H)
-    x = data()
+@pytest.mark.parametrize("device", DEVICES)
+def test_writes_through_data_are_seen(kind: str, device: str) -> None:
+    theirs, ours = pair(kind, I, H, device=device)
+    x = data(device)
     ours(x)
     for module in (theirs, ours):
         for i, p in enumerate(module.parameters()):
@@ -234,15 +236,16 @@ def test_writes_through_data_are_seen(kind: str) -> None:
     assert_same(ours(x), theirs(x))
 
 
-def test_deepcopy_in_the_middle_of_training(kind: str) -> None:
-    layer = getattr(fastrnn, kind)(I, H)
+@pytest.mark.parametrize("device", DEVICES)
+def test_deepcopy_in_the_middle_of_training(kind: str, device: str) -> None:
+    layer = getattr(fastrnn, kind)(I, H, device=device)
     optimizer = torch.optim.Adam(layer.parameters())
-    loss_of(layer(data())).backward()
+    loss_of(layer(data(device))).backward()
     optimizer.step()
     twin = copy.deepcopy(layer)
     other = torch.optim.Adam(twin.parameters())
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    x = data()
+    x = data(device)
     for module, opt in ((layer, optimizer), (twin, other)):
         opt.zero_grad()
         loss_of(module(x)).backward()
