@@ -123,6 +123,31 @@ def test_cells(cell: str, bias: bool, device: str) -> None:
         assert gradgradcheck(function, tensors, fast_mode=True)
 
 
+@pytest.mark.parametrize(
+    ("cell", "memory", "most"),
+    [("lstm", "full", 6), ("lstm", "lean", 2), ("gru", "full", 5), ("gru", "lean", 1)],
+)
+def test_memory_between_forward_and_backward(cell: str, memory: str, most: int, device: str) -> None:
+    """Numbers kept for each of T * B * H, the output among them, the input and the parameters not."""
+    T, B, H = 40, 3, 16
+    layer = support.ours(cell, I, H, memory=memory, device=device)
+    x = torch.randn(T, B, I, device=device, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes() // t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        output = layer(x)[0]
+    keep(output)
+    for t in (x, *layer.parameters()):
+        kept.pop(t.untyped_storage().data_ptr(), None)
+    states = 2 * B * H  # the initial ones
+    assert most * T * B * H <= sum(kept.values()) <= most * T * B * H + states
+
+
 def test_third_order(device: str) -> None:
     mine, torchs = (m.to(device).double() for m in reversed(support.twins("lstm", I, H)))
     tensors = inputs(mine, device)
