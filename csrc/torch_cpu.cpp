@@ -62,9 +62,14 @@ struct Kept {
   Tensor y, h_n, c_n, c, slots;
 };
 
-// `panels` are the layer's matrices as prepack() made them, or undefined.
-Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep, const Tensor& panels = {},
-                   Packing packing = Packing::own) {
+// Where forward is given something better than its defaults.
+struct Given {
+  Tensor panels;  // the layer's matrices as prepack() made them,
+  Packing packing = Packing::own;
+  Tensor slots;  // [rows, S * H] to be written to
+};
+
+Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep, const Given& given = {}) {
   const auto options = layer.x.options();
   const bool has_c = layer.cell->has_c;
   const auto none = [&] { return at::empty({0}, options); };
@@ -73,17 +78,21 @@ Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep, c
   out.h_n = at::empty({layer.B, layer.P}, options);
   out.c_n = has_c ? at::empty({layer.B, layer.H}, options) : none();
   out.c = has_c && keep >= keep_c ? at::empty(layer.sizes(layer.H), options) : none();
-  out.slots = layer.cell->keeps_slots && keep >= keep_slots
-                  ? at::empty(layer.sizes(layer.cell->slots * layer.H), options)
-                  : none();
+  if (given.slots.defined()) {
+    out.slots = given.slots;
+  } else if (layer.cell->keeps_slots && keep >= keep_slots) {
+    out.slots = at::empty(layer.sizes(layer.cell->slots * layer.H), options);
+  } else {
+    out.slots = none();
+  }
   for_type(layer.x.scalar_type(), [&](auto tag) {
     using S = decltype(tag);
     ForwardArgs<S> a{};
     a.cell = layer.id;
     a.sequence = sequence;
     a.weights = weights_of<S>(layer);
-    if (panels.defined()) {
-      a.weights.panels = panels.const_data_ptr();
+    if (given.panels.defined()) {
+      a.weights.panels = given.panels.const_data_ptr();
       if (layer.P != layer.H) a.weights.w_hr = static_cast<const S*>(a.weights.panels);
     }
     a.x = data<S>(layer.x);
@@ -96,7 +105,7 @@ Kept forward_layer(const Layer& layer, const Sequence& sequence, int64_t keep, c
     a.c_n = data<S>(out.c_n);
     a.c = data<S>(out.c);
     a.slots = data<S>(out.slots);
-    run(a, packing);
+    run(a, given.packing);
   });
   return out;
 }
@@ -178,7 +187,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
   TORCH_CHECK(panels.scalar_type() == at::kByte && panels.numel() == expected && panels.is_contiguous(),
               "fastrnn: these weights were packed for a layer of other sizes or another precision: ",
               panels.numel(), " bytes, expected ", expected);
-  Kept out = forward_layer(layer, SequenceOf(layer, reverse), keep, panels, packing);
+  Kept out = forward_layer(layer, SequenceOf(layer, reverse), keep, {panels, packing, {}});
   return {out.y, out.h_n, out.c_n, out.c};
 }
 
@@ -224,7 +233,9 @@ Tensor recompute_slots(const Layer& layer, const Tensor& h_prev, const Tensor& c
     part.T = 1;
     part.B = part.rows = count;
     part.leading = {count};
-    slots.narrow(0, row, count).copy_(forward_layer(part, SequenceOf(part, false), keep_slots).slots);
+    Given given;
+    given.slots = slots.narrow(0, row, count);
+    forward_layer(part, SequenceOf(part, false), keep_slots, given);
   }
   return slots;
 }

@@ -28,18 +28,13 @@ TARGETS = {
 }
 
 SOURCE = """
-#include "cells/math.h"
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+#define FASTRNN_VECTOR_BYTES VECTOR_BYTES
+#include "cpu/lanes.h"
 
 namespace fastrnn {
-#define LANES(scalar, integer)                                       \\
-  template <>                                                        \\
-  struct Lanes<scalar __attribute__((vector_size(VECTOR_BYTES)))> {  \\
-    using Scalar = scalar;                                           \\
-    typedef integer Int __attribute__((vector_size(VECTOR_BYTES)));  \\
-  };
-LANES(float, int32_t)
-LANES(double, int64_t)
-
 template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(VECTOR_BYTES)));

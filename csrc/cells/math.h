@@ -1,7 +1,8 @@
 // exp, sigmoid and tanh for one value or a SIMD vector of values, branch-free.
 //
-// A type V is described by Lanes<V>: its scalar, the integer of the same width and how to reinterpret
-// one as the other. The host's SIMD types specialize it in csrc/cpu/simd.h; float and double are below.
+// A type V is described by Lanes<V>: its scalar, the integer of the same width, and at_least and at_most,
+// which let a NaN through. The host's SIMD types specialize it in csrc/cpu/lanes.h; float and double are
+// below.
 //
 // Largest errors, asserted over the whole range by tests/test_math.py, in units in the last place:
 //
@@ -43,21 +44,28 @@ FASTRNN_INLINE To bits_as(From from) {
 template <class V>
 struct Lanes;
 
+// By comparison, of which a NaN takes neither branch.
+template <class V>
+struct Clamps {
+  static FASTRNN_INLINE V at_least(V x, V low) { return x < low ? low : x; }
+  static FASTRNN_INLINE V at_most(V x, V high) { return x > high ? high : x; }
+};
+
 template <>
-struct Lanes<float> {
+struct Lanes<float> : Clamps<float> {
   using Scalar = float;
   using Int = int32_t;
 };
 
 template <>
-struct Lanes<double> {
+struct Lanes<double> : Clamps<double> {
   using Scalar = double;
   using Int = int64_t;
 };
 
 // What differs between float and double: where exp saturates, ln(2) in two parts whose first has
 // trailing zeros (n * ln2_hi is exact), the number that rounds to an integer when it is added, the
-// exponent's place, and how many Taylor terms an ulp needs.
+// exponent's place and the sign's, and how many Taylor terms an ulp needs.
 template <class Scalar>
 struct ExpConstants;
 
@@ -67,6 +75,7 @@ struct ExpConstants<float> {
   static constexpr float log2e = 1.44269504f, ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23
   static constexpr float tanh_saturates = 9.5f;
+  static constexpr int32_t sign = INT32_MIN;
   static constexpr int mantissa = 23, bias = 127, terms = 8;
 };
 
@@ -77,8 +86,22 @@ struct ExpConstants<double> {
                           ln2_lo = 1.42860682030941723212e-6;
   static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double tanh_saturates = 19.5;
+  static constexpr int64_t sign = INT64_MIN;
   static constexpr int mantissa = 52, bias = 1023, terms = 14;
 };
+
+template <class V>
+FASTRNN_INLINE V clamp(V x, typename Lanes<V>::Scalar low, typename Lanes<V>::Scalar high) {
+  return Lanes<V>::at_most(Lanes<V>::at_least(x, V{} + low), V{} + high);
+}
+
+// 1/n!
+template <class Scalar>
+constexpr Scalar inverse_factorial(int n) {
+  Scalar product = 1;
+  for (int i = 2; i <= n; ++i) product *= i;
+  return 1 / product;
+}
 
 // x = n ln(2) + r with |r| <= ln(2)/2: power = 2^n and tail = exp(r) - 1.
 template <class V>
@@ -86,54 +109,58 @@ struct ExpParts {
   V power, tail;
 };
 
+// Of x between `lowest` and `highest`.
 template <class V>
 FASTRNN_INLINE ExpParts<V> exp_parts(V x) {
   using Scalar = typename Lanes<V>::Scalar;
   using Int = typename Lanes<V>::Int;
   using K = ExpConstants<Scalar>;
-  x = x < K::lowest ? V{} + K::lowest : x;  // a NaN takes neither branch
-  x = x > K::highest ? V{} + K::highest : x;
   const V shifted = x * K::log2e + K::round;
   const V n = shifted - K::round;
   V r = x - n * K::ln2_hi;
   r = r - n * K::ln2_lo;
   const Int exponent = bits_as<Int>(shifted) + K::bias;
   const V power = bits_as<V>(static_cast<Int>(exponent << K::mantissa));
-  // Horner's rule on r^2 * (1/2! + r/3! + ...), then the linear term last: exp(r) - 1 exact near 0.
-  Scalar inverse_factorial = 1;
-  for (int i = 2; i < K::terms; ++i) inverse_factorial /= i;
-  V sum = V{} + inverse_factorial;
+  // 1/2! + r/3! + ... by Horner's rule in r^2, even and odd terms apart, which halves the chain of
+  // additions that wait for each other; the linear term last: exp(r) - 1 exact near 0.
+  static_assert(K::terms % 2 == 0);
+  const V square = r * r;
+  V even = V{} + inverse_factorial<Scalar>(K::terms - 2),
+    odd = V{} + inverse_factorial<Scalar>(K::terms - 1);
   FASTRNN_UNROLL
-  for (int i = K::terms - 1; i > 2; --i) {
-    inverse_factorial *= i;
-    sum = sum * r + inverse_factorial;
+  for (int i = K::terms - 4; i >= 2; i -= 2) {
+    even = even * square + inverse_factorial<Scalar>(i);
+    odd = odd * square + inverse_factorial<Scalar>(i + 1);
   }
-  return {power, sum * r * r + r};
+  return {power, (odd * r + even) * square + r};
 }
 
 template <class V>
 FASTRNN_INLINE V exp(V x) {
-  const ExpParts<V> e = exp_parts(x);
+  using K = ExpConstants<typename Lanes<V>::Scalar>;
+  const ExpParts<V> e = exp_parts(clamp(x, K::lowest, K::highest));
   return e.power * e.tail + e.power;
 }
 
 template <class V>
 FASTRNN_INLINE V sigmoid(V x) {
   using Scalar = typename Lanes<V>::Scalar;
-  return Scalar(1) / (Scalar(1) + exp(-x));
+  const V e = exp(x);
+  return e / (e + Scalar(1));
 }
 
-// tanh|x| = m / (m + 2) with m = exp(2|x|) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere.
+// tanh|x| = m / (m + 2) with m = exp(2|x|) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere. (Of a
+// negative x the same would be a few ulp worse near -1, where a gradient takes 1 - tanh^2.)
 template <class V>
 FASTRNN_INLINE V tanh(V x) {
   using Scalar = typename Lanes<V>::Scalar;
-  constexpr Scalar top = ExpConstants<Scalar>::tanh_saturates;
-  V y = x < Scalar(0) ? -x : x;
-  y = y > top ? V{} + top : y;
+  using Int = typename Lanes<V>::Int;
+  const Int sign = bits_as<Int>(x) & ExpConstants<Scalar>::sign;
+  const V magnitude = bits_as<V>(static_cast<Int>(bits_as<Int>(x) ^ sign));
+  const V y = Lanes<V>::at_most(magnitude, V{} + ExpConstants<Scalar>::tanh_saturates);
   const ExpParts<V> e = exp_parts(y + y);
   const V m = e.power * e.tail + (e.power - Scalar(1));
-  const V t = m / (m + Scalar(2));
-  return x < Scalar(0) ? -t : t;
+  return bits_as<V>(static_cast<Int>(bits_as<Int>(m / (m + Scalar(2))) | sign));
 }
 
 template <class V>

@@ -86,28 +86,57 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
   }
 }
 
+// How products are formed of two rows that are both read along k: a vector of each at a time.
+template <class Operand, class Storage, class Compute>
+struct RowDot {
+  static constexpr int64_t numbers = lanes_of<Compute>;
+  using Word = Vec<Compute>;
+  template <class Number>
+  static FASTRNN_INLINE Word read(const Number* from, int64_t count) {
+    return load(from, count);
+  }
+  static FASTRNN_INLINE void add(Vec<Compute>& sum, Word x, Word w) { sum += x * w; }
+};
+
+#ifdef FASTRNN_HAS_BF16_DOT
+template <>
+struct RowDot<BFloat16, BFloat16, float> : Dot<BFloat16, float, BFloat16> {
+  static constexpr int64_t numbers = 2 * lanes_of<float>;
+  using Word = Weight;
+  static FASTRNN_INLINE Word read(const BFloat16* from, int64_t count) {
+    Word w{};
+    memcpy(&w, from, count * sizeof(BFloat16));
+    return w;
+  }
+};
+#endif
+
 // `weight_rows` rows of w at once against `rows` rows of a, all read along k: a sum for every lane, and
 // then one vector of sums over lanes. Rows of w beyond `exist` are read as the last that exists.
 template <int rows, class Compute, class Operand, class Storage>
 FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
                                        int64_t exist, Compute* acc, int64_t acc_row) {
+  using D = RowDot<Operand, Storage, Compute>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int weight_rows = lanes / rows;
   Vec<Compute> sum[lanes] = {};
   const Storage* row[weight_rows];
 #pragma GCC unroll 16
   for (int n = 0; n < weight_rows; ++n) row[n] = w + (n < exist ? n : exist - 1) * w_row;
-  for_vectors<Compute>(k, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-    Vec<Compute> x[rows];
+  const auto step = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+    typename D::Word x[rows];
 #pragma GCC unroll 4
-    for (int m = 0; m < rows; ++m) x[m] = load(a[m] + i, count);
+    for (int m = 0; m < rows; ++m) x[m] = D::read(a[m] + i, count);
 #pragma GCC unroll 16
     for (int n = 0; n < weight_rows; ++n) {
-      const Vec<Compute> y = load(row[n] + i, count);
+      const typename D::Word y = D::read(row[n] + i, count);
 #pragma GCC unroll 4
-      for (int m = 0; m < rows; ++m) sum[m * weight_rows + n] += x[m] * y;
+      for (int m = 0; m < rows; ++m) D::add(sum[m * weight_rows + n], x[m], y);
     }
-  });
+  };
+  int64_t i = 0;
+  for (; i + D::numbers <= k; i += D::numbers) step(i, D::numbers);
+  if (i < k) step(i, k - i);
   const Vec<Compute> total = sums<lanes>(sum);
 #pragma GCC unroll 4
   for (int m = 0; m < rows; ++m) {

@@ -11,18 +11,9 @@
 
 #include "kernels.h"
 
+#include "lanes.h"
+
 namespace fastrnn {
-
-#define FASTRNN_VECTOR_LANES(scalar, integer)                               \
-  template <>                                                               \
-  struct Lanes<scalar __attribute__((vector_size(FASTRNN_VECTOR_BYTES)))> { \
-    using Scalar = scalar;                                                  \
-    typedef integer Int __attribute__((vector_size(FASTRNN_VECTOR_BYTES))); \
-  };
-FASTRNN_VECTOR_LANES(float, int32_t)
-FASTRNN_VECTOR_LANES(double, int64_t)
-#undef FASTRNN_VECTOR_LANES
-
 namespace FASTRNN_TARGET {
 
 #include "simd.h"

@@ -49,11 +49,12 @@ struct Launch {
 
 // What tests set before a launch.
 struct Options {
-  uint64_t seed = 0;          // of the order in which threads run; every launch continues it
-  int64_t absent_block = -1;  // a block (number within the grid) of cooperative launches that never starts
-  int multiprocessors = 132;  // of the device; a block that keeps weights on the chip takes one
-  int shared_bytes = 227 << 10;  // that a block can have
-  bool skip_barriers = false;    // plants the bug that tests of the emulation must see: barriers don't wait
+  uint64_t seed = 0;           // of the order in which threads run; every launch continues it
+  int64_t absent_block = -1;   // a block (number within the grid) of cooperative launches, never started
+  int multiprocessors = 132;   // of the device; a block that keeps weights on the chip takes one
+  int shared_bytes = 232448;   // that a block can have
+  bool skip_barriers = false;  // plants the bug that tests of the emulation must see: barriers don't wait
+  bool last_only = false;      // only the last block runs (or cluster), over arrays too large to visit
 };
 Options& options();
 
