@@ -2,6 +2,7 @@
 #
 #   make demo        trains a language model with torch.nn's layers and with fastrnn's  [ARGS=--quick]
 #   make test        the test suite                                                     [ARGS="-k gru"]
+#   make reach       inside other libraries, which it installs: tests/reach, none left out
 #   make examples    every example at a small size
 #   make bench       times against torch.nn                                             [ARGS=--quick]
 #   make lint        style and types, nothing changed;  make format  puts style right
@@ -25,7 +26,7 @@ find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('includ
 dev_extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
   print(*project['optional-dependencies']['dev'])
 
-.PHONY: help venv demo test examples bench lint format sanitize gpu-check clean
+.PHONY: help venv demo test reach examples bench lint format sanitize gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +39,9 @@ demo: venv
 
 test: venv
 	$(PY) -m pytest -m "not examples" $(ARGS)
+
+reach: venv $(VENV)/for-reach
+	FASTRNN_TEST_LIBRARIES=required $(PY) -m pytest tests/reach $(ARGS)
 
 examples: venv $(VENV)/for-examples
 	$(PY) -m pytest -m examples $(ARGS)
@@ -82,7 +86,7 @@ $(VENV)/made:
 # torch comes first and alone, so that nothing chooses another; fastrnn is built against it.
 $(VENV)/installed: $(VENV)/made pyproject.toml setup.py
 	$(PIP) install "$(TORCH)"
-	$(PIP) install "setuptools>=77" wheel ninja pybind11
+	$(PIP) install "setuptools>=65" wheel ninja pybind11
 	$(PIP) install --no-build-isolation -e ".[test,demo,bench]"
 	@touch $@ $(VENV)/built
 
@@ -93,6 +97,12 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 
 $(VENV)/for-examples: $(VENV)/installed examples/requirements.txt
 	$(PIP) install -r examples/requirements.txt
+	@touch $@
+
+# Many of these depend on torch; the constraint keeps the one that fastrnn is built against.
+$(VENV)/for-reach: $(VENV)/installed tests/reach/requirements.txt
+	$(PY) -c "import torch; print(f'torch=={torch.__version__}')" > $(VENV)/torch.txt
+	$(PIP) install -c $(VENV)/torch.txt -r tests/reach/requirements.txt
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed

@@ -38,9 +38,25 @@ def wants_cuda() -> bool:
         missing = f"torch {torch.__version__} is a build without CUDA"
     elif cpp_extension.CUDA_HOME is None:
         missing = "no CUDA toolkit was found (set CUDA_HOME)"
+    elif library_headers() is None:
+        missing = f"neither {cpp_extension.CUDA_HOME} nor torch's own packages have cuBLAS's headers"
     if missing and choice == "1":
         sys.exit(f"FASTRNN_CUDA=1, but {missing}")
     return missing is None
+
+
+def library_headers() -> list[str] | None:
+    """Folders with the headers of CUDA's libraries that the toolkit lacks; None where nobody has them.
+
+    torch's own headers include those of cuBLAS and others. A toolkit may be a compiler alone, but torch's
+    wheels bring them along.
+    """
+    if (Path(cpp_extension.CUDA_HOME) / "include/cublas_v2.h").exists():
+        return []
+    wheels = Path(torch.__file__).parent.parent / "nvidia"
+    if not list(wheels.glob("*/include/cublas_v2.h")):
+        return None
+    return sorted(str(p) for p in wheels.glob("*/include"))
 
 
 def arch_list() -> str:
@@ -78,6 +94,8 @@ def extension() -> object:
     archs = os.environ["TORCH_CUDA_ARCH_LIST"] = arch_list()
     nvcc = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-lineinfo", "-Xptxas=-v"]
     nvcc += ["-Xcompiler=-Wall", "-Werror=all-warnings"]
+    # After all others: what the toolkit has itself comes from there.
+    cxx += [f"-idirafter{folder}" for folder in library_headers() or []]
     return cpp_extension.CUDAExtension(
         "fastrnn._C",
         [*sources, "csrc/torch_cuda.cpp", *CUDA_SOURCES],
@@ -90,4 +108,8 @@ def extension() -> object:
 if platform.system() != "Linux":
     sys.exit("fastrnn is built and tested on Linux only")
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
+setup(
+    license="Apache-2.0",
+    ext_modules=[extension()],
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+)

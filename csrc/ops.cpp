@@ -10,7 +10,8 @@
 //   w_ih [G*H, I], w_hh [G*H, P], b_ih, b_hh [G*H], w_hr [P, H]
 //   batch_sizes  see above
 //   lengths      int64 [B] on x's device: sequence b ends after lengths[b] steps; its output is zero
-//                beyond, its state that of its own end. Never together with batch_sizes.
+//                beyond, its state that of its own end. From 0 to T: checked on a CPU; on a GPU, where
+//                that would wait for it, others count as the nearest. Never together with batch_sizes.
 //   reset        bool, of x's leading dimensions: the state is zero before this step. In a reverse
 //                direction "before" is in the order of computation.
 //   reverse      the last step is computed first
@@ -25,6 +26,9 @@
 // prepack packs a layer's matrices for this process's kernels, as `weights` says: own (the dtype they
 // have), bfloat16 or int8 (with a scale for each row). forward_prepacked is forward with them; it has no
 // backward, and keep is at most 1.
+//
+// cuda_driver names the driver that would compute a layer of x's dtype on its device, and says why;
+// cuda_drivers names all. A build without CUDA has no implementation of these two.
 #include <torch/library.h>
 
 TORCH_LIBRARY(fastrnn, m) {
@@ -43,4 +47,8 @@ TORCH_LIBRARY(fastrnn, m) {
       "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, "
       "Tensor? b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
       "bool reverse, int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  m.def(
+      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward) "
+      "-> (str name, str reason)");
+  m.def("cuda_drivers() -> str[]");
 }

@@ -29,6 +29,15 @@ void check_batch_sizes(const Layer& layer) {
               " rows");
 }
 
+// Only where it costs nothing: on a GPU they would have to be waited for.
+void check_lengths(const Layer& layer) {
+  const int64_t* lengths = layer.lengths.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < layer.B; ++b) {
+    TORCH_CHECK_VALUE(0 <= lengths[b] && lengths[b] <= layer.T, "lengths should be from 0 to ", layer.T,
+                      ", the number of steps, got ", lengths[b], " in row ", b);
+  }
+}
+
 }  // namespace
 
 Layer check_inputs(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
@@ -72,6 +81,7 @@ Layer check_inputs(std::string_view cell, const at::Tensor& x, const at::Tensor&
                     layer.lengths.dim() == 1 && layer.lengths.size(0) == layer.B,
                 "fastrnn: lengths must be int64 of shape [", layer.B, "] on ", x.device());
     layer.lengths = layer.lengths.contiguous();
+    if (x.is_cpu()) check_lengths(layer);
   }
   layer.reset = or_undefined(reset);
   if (layer.reset.defined()) {

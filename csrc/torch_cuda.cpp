@@ -57,6 +57,10 @@ class TorchGpu {
   cudaStream_t stream() const { return at::cuda::getCurrentCUDAStream(); }
   Blas& blas() { return blas_; }
   bool tf32() const { return tf32_; }
+  int arch() const {
+    const cudaDeviceProp* facts = at::cuda::getCurrentDeviceProperties();
+    return 10 * facts->major + facts->minor;
+  }
 
  private:
   const c10::cuda::CUDAGuard guard_;
@@ -71,4 +75,7 @@ class TorchGpu {
 TORCH_LIBRARY_IMPL(fastrnn, CUDA, m) {
   m.impl("forward", fastrnn::cuda::forward<fastrnn::cuda::TorchGpu>);
   m.impl("backward", fastrnn::cuda::backward<fastrnn::cuda::TorchGpu>);
+  m.impl("cuda_driver", fastrnn::cuda::driver_for<fastrnn::cuda::TorchGpu>);
 }
+
+TORCH_LIBRARY_IMPL(fastrnn, CatchAll, m) { m.impl("cuda_drivers", fastrnn::cuda::driver_names); }

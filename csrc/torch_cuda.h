@@ -5,6 +5,7 @@
 //   cudaStream_t stream()
 //   cuda::Blas& blas()
 //   bool tf32()                whether products of float32 may be rounded to TF32
+//   int arch()                 of the device: 90 is sm_90
 #pragma once
 
 #include "cuda/dispatch.h"
@@ -17,6 +18,13 @@ using at::Tensor;
 
 inline Tensor workspace_of(int64_t bytes, const Tensor& x) {
   return at::empty({bytes}, x.options().dtype(at::kByte));
+}
+
+template <class Args>
+Problem problem_of(const Args& a, Pass pass, const auto& gpu) {
+  using Storage = std::remove_cvref_t<decltype(*a.weights.w_ih)>;
+  return {a.cell,      type_of<Storage>,          pass,       a.sequence.T, a.sequence.B,
+          a.weights.H, a.weights.w_hr != nullptr, gpu.tf32(), gpu.arch()};
 }
 
 template <class Gpu>
@@ -56,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     a.c_n = data<S>(c_n);
     a.c = data<S>(c);
     a.slots = data<S>(slots);
-    const Driver<S>& driver = choose_driver<S>(problem_of(a, Pass::forward, gpu.tf32()));
+    const Driver<S>& driver = *choose_driver<S>(problem_of(a, Pass::forward, gpu)).driver;
     const Tensor workspace = workspace_of(driver.forward_workspace(a), x);
     driver.forward(a, workspace.data_ptr(), gpu.blas(), gpu.stream());
   });
@@ -129,11 +137,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     a.db_ih = data<S>(db_ih);
     a.db_hh = data<S>(db_hh);
     a.dw_hr = data<S>(dw_hr);
-    const Driver<S>& driver = choose_driver<S>(problem_of(a, Pass::backward, gpu.tf32()));
+    const Driver<S>& driver = *choose_driver<S>(problem_of(a, Pass::backward, gpu)).driver;
     const Tensor workspace = workspace_of(driver.backward_workspace(a), x);
     driver.backward(a, workspace.data_ptr(), gpu.blas(), gpu.stream());
   });
   return {dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dw_hr};
+}
+
+// The driver that would compute a layer of x's dtype on its device, and why.
+template <class Gpu>
+std::tuple<std::string, std::string> driver_for(const Tensor& x, std::string_view cell, int64_t T,
+                                                int64_t B, int64_t H, bool projects, bool backward) {
+  const Gpu gpu(x);
+  std::tuple<std::string, std::string> answer;
+  for_type(x.scalar_type(), [&](auto tag) {
+    using S = decltype(tag);
+    const Pass pass = backward ? Pass::backward : Pass::forward;
+    const auto choice =
+        choose_driver<S>({find_cell(cell), type_of<S>, pass, T, B, H, projects, gpu.tf32(), gpu.arch()});
+    answer = {choice.driver->name, choice.reason()};
+  });
+  return answer;
+}
+
+inline std::vector<std::string> driver_names() {
+  std::vector<std::string> names;
+  for (const auto* driver : drivers<float>()) names.emplace_back(driver->name);
+  return names;
 }
 
 }  // namespace fastrnn::cuda

@@ -41,14 +41,14 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary with the versions of fastrnn, python and torch (running and built against), the
         compiler, the CPU targets compiled in, those this machine can run and the one in use, and the
-        CUDA architectures compiled for (empty: built without CUDA).
+        CUDA architectures compiled for and drivers compiled in (empty: built without CUDA).
 
     Example:
         >>> import fastrnn
         >>> "portable" in fastrnn.build_info()["cpu_targets"]
         True
     """
-    from fastrnn import __version__
+    from fastrnn import __version__, ops
 
     compiled = load()
     return {
@@ -63,5 +63,6 @@ def build_info() -> dict[str, Any]:
         "cpu_target": compiled.cpu_target(),
         "cuda": bool(compiled.cuda_archs),
         "cuda_archs": compiled.cuda_archs,
+        "cuda_drivers": ops.CUDA_DRIVERS,
         "threads": torch.get_num_threads(),
     }

@@ -7,6 +7,7 @@ stays good.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,9 @@ def accelerate(model: Model) -> tuple[Model, Report]:
     Returns:
         The same model, and what was done.
 
+    Raises:
+        TypeError: what is given is no module.
+
     Example:
         >>> import torch, fastrnn
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.GRU(8, 8))
@@ -76,6 +80,7 @@ def accelerate(model: Model) -> tuple[Model, Report]:
         >>> type(model[1])
         <class 'fastrnn.nn.layers.GRU'>
     """
+    _check_module("accelerate", model)
     report = Report()
     for name, module in model.named_modules():
         if isinstance(module, Recurrent | RecurrentCell):
@@ -87,8 +92,11 @@ def accelerate(model: Model) -> tuple[Model, Report]:
                 original = parametrize.type_before_parametrizations(module)
                 report.replaced[name] = f"torch.nn.{original.__name__}"
                 _become(module, TWINS[original])
-        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _NAMES:
-            report.left[name] = f"a torch.nn.{module.original_name} that TorchScript has compiled"
+        elif isinstance(module, torch.jit.ScriptModule):
+            if module.original_name in _NAMES:
+                report.left[name] = f"a torch.nn.{module.original_name} that TorchScript has compiled"
+        elif type(module).__name__ in _NAMES:
+            report.left[name] = f"{_full_name(type(module))} is not torch.nn's"
     return model, report
 
 
@@ -100,11 +108,15 @@ def restore(model: Model) -> Model:
     Returns:
         The same model, changed in place.
 
+    Raises:
+        TypeError: what is given is no module.
+
     Example:
         >>> import torch, fastrnn
         >>> type(fastrnn.restore(fastrnn.LSTM(3, 4)))
         <class 'torch.nn.modules.rnn.LSTM'>
     """
+    _check_module("restore", model)
     originals = {twin: original for original, twin in TWINS.items()}
     for module in model.modules():
         original = originals.get(parametrize.type_before_parametrizations(module))
@@ -140,10 +152,12 @@ def patched() -> Iterator[None]:
 def _then_become(original: type[nn.Module], twin: type[nn.Module]) -> Callable[..., None]:
     init = original.__init__
 
+    # With its signature too, in which torch.nn.utils.skip_init and others look for arguments.
+    @functools.wraps(init)
     def __init__(self: nn.Module, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         init(self, *args, **kwargs)
         if type(self) is original:
-            self.__class__ = twin
+            _become(self, twin)
 
     return __init__
 
@@ -155,10 +169,19 @@ def _why_not(module: nn.Module) -> str | None:
     original = parametrize.type_before_parametrizations(module)
     if original not in TWINS:
         base = next((b for b in TWINS if isinstance(module, b)), nn.Module)
-        return f"{original.__module__}.{original.__qualname__} is a subclass of torch.nn.{base.__name__}"
+        return f"{_full_name(original)} is a subclass of torch.nn.{base.__name__}"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
     return None
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _check_module(function: str, model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function} takes a torch.nn.Module, not a {_full_name(type(model))}")
 
 
 def _become(module: nn.Module, cls: type[nn.Module]) -> None:

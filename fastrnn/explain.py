@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import paths
+from fastrnn import ops, paths
 from fastrnn._build import build_info
 from fastrnn.nn.base import Recurrent
 from fastrnn.nn.cells import RecurrentCell
@@ -23,15 +23,23 @@ class Explanation:
         reason: why.
         target: the CPU target whose kernels would run, or None.
         dtype: what would be computed in, or None where torch.nn decides.
+        driver: the driver of the CUDA kernels that would run, or None.
+        backward_driver: likewise, for backward.
     """
 
     path: str
     reason: str
     target: str | None = None
     dtype: torch.dtype | None = None
+    driver: str | None = None
+    backward_driver: str | None = None
 
     def __str__(self) -> str:
         on = f" on {self.target}" if self.target else ""
+        if self.driver:
+            on = f" by the {self.driver} driver"
+            if self.backward_driver != self.driver:
+                on += f" ({self.backward_driver} backward)"
         in_dtype = f" in {str(self.dtype).removeprefix('torch.')}" if self.dtype else ""
         return f"{self.path}{on}{in_dtype}: {self.reason}"
 
@@ -76,7 +84,9 @@ def _explain_layer(
         path = paths.REFERENCE
     weight = module._layer_weights()[0][0]
     dtype = paths.autocast_dtype(module.cell, call.x.device.type) or weight.dtype
-    return _explanation(path, call.x, dtype)
+    steps = call.x.shape[0] if call.batch_sizes is None else len(call.batch_sizes)
+    batch = call.x.shape[1] if call.batch_sizes is None else int(call.batch_sizes[0])
+    return _explanation(path, module, call.x, steps, batch, dtype)
 
 
 def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanation:
@@ -85,9 +95,25 @@ def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanat
         input, module._zeros(input) if hx is None else module._split_state(hx)
     ):
         path = paths.MISFIT
-    return _explanation(path, input, module.weight_ih.dtype)
+    if path.name == "torch":
+        return Explanation(path.name, path.reason)
+    batch = input.shape[0] if input.dim() == 2 else 1
+    return _explanation(path, module, input, 1, batch, module.weight_ih.dtype)
 
 
-def _explanation(path: paths.Path, x: Tensor, dtype: torch.dtype) -> Explanation:
-    target = build_info()["cpu_target"] if path.name == "fused" and x.device.type == "cpu" else None
-    return Explanation(path.name, path.reason, target, None if path.name == "torch" else dtype)
+def _explanation(
+    path: paths.Path, module: Recurrent | RecurrentCell, x: Tensor, T: int, B: int, dtype: torch.dtype
+) -> Explanation:
+    if path.name != "fused":
+        return Explanation(path.name, path.reason, None, None if path.name == "torch" else dtype)
+    if x.device.type == "cpu":
+        return Explanation(path.name, path.reason, build_info()["cpu_target"], dtype)
+    if x.device.type != "cuda":
+        return Explanation(path.name, path.reason, None, dtype)
+    problem = (module.cell, T, B, module.hidden_size, getattr(module, "proj_size", 0) > 0)
+    with torch._C._DisableFuncTorch():  # this is no computation to be transformed
+        like = torch.empty(0, dtype=dtype, device=x.device)
+        (driver, reason), (other, why_other) = (ops.cuda_driver(like, *problem, b) for b in (False, True))
+    if other != driver:
+        reason += f"; backward: {why_other}"
+    return Explanation(path.name, f"{path.reason}; {reason}", None, dtype, driver, other)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from fastrnn import ops, reference, transforms
+from fastrnn import ops, reference, streams, transforms, wavefront
 from fastrnn.autograd import Layer
 
 # w_ih, w_hh, b_ih, b_hh, w_hr of one layer in one direction; None for those there are not.
@@ -117,11 +118,17 @@ def recurrent(
     backward_reset = reset
     if reset is not None and directions == 2:
         backward_reset = reset_when_reversed(reset, lengths)
+    if directions == 1 < count and layer is fused_layer and dropout == 0 and batch_sizes is None:
+        chunks = wavefront.chunks_for(x)
+        if chunks > 1:
+            of_cell = partial(layer, cell)
+            return wavefront.recurrent(of_cell, x, h0, c0, weights, lengths, reset, keep, states, chunks)
+    beside = directions == 2 and layer is fused_layer and streams.usable(x)
     for i in range(count):
-        outputs, cells = [], []
+        calls = []
         for direction in range(directions):
             at = i * directions + direction
-            y, h_n, c_n, c = layer(
+            arguments = (
                 cell,
                 x,
                 h0[at],
@@ -134,6 +141,10 @@ def recurrent(
                 keep,
                 states,
             )
+            calls.append(arguments)
+        outputs, cells = [], []
+        results = streams.side_by_side(x, layer, calls) if beside else [layer(*call) for call in calls]
+        for y, h_n, c_n, c in results:
             outputs.append(y)
             h_last.append(h_n)
             if c0 is not None and c_n is not None and c is not None:

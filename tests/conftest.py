@@ -9,8 +9,6 @@ import pytest
 import support
 import torch
 
-import fastrnn
-
 # FASTRNN_TEST_CONFIGS: how many random configurations a randomized test draws, always the same ones.
 hypothesis.settings.register_profile(
     "fastrnn",
@@ -26,17 +24,17 @@ hypothesis.settings.load_profile("fastrnn")
 # Tensors here are small. Tests that are about threads, and the random configurations, ask for more.
 torch.set_num_threads(1)
 
-
-def why_no_cuda() -> str | None:
-    if not fastrnn.build_info()["cuda"]:
-        return "built without CUDA"
-    return None if torch.cuda.is_available() else "no CUDA device"
+# As on a CPU, float32 means float32 on a GPU; tests/cuda/test_device.py is about TF32.
+torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(
     params=[
         "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(bool(why_no_cuda()), reason=why_no_cuda() or "")),
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(bool(support.why_no_cuda()), reason=support.why_no_cuda() or ""),
+        ),
     ]
 )
 def device(request: pytest.FixtureRequest) -> str:

@@ -105,6 +105,22 @@ def in_float64(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).double()
 
 
+def why_no_cuda() -> str | None:
+    if not fastrnn.build_info()["cuda"]:
+        return "built without CUDA"
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+@contextmanager
+def torch_by_operators() -> Iterator[None]:
+    """torch's layers without oneDNN and cuDNN, which lack derivatives or draw dropout otherwise."""
+    with (
+        torch.backends.mkldnn.flags(enabled=False),
+        torch.backends.cudnn.flags(enabled=False, allow_tf32=False),
+    ):
+        yield
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()

@@ -188,10 +188,23 @@ MASKS: dict[str, tuple[dict[str, Any], str]] = {
         {"lengths": torch.ones(B)},
         "lengths should be an int64 tensor of shape (3,), got torch.float32",
     ),
+    "lengths_2d": (
+        {"lengths": torch.ones(B, 1, dtype=torch.int64)},
+        "lengths should be an int64 tensor of shape (3,), got torch.int64 of shape (3, 1)",
+    ),
+    "lengths_beyond": (
+        {"lengths": torch.tensor([1, T + 1, 2])},
+        "lengths should be from 0 to 5, the number of steps, got 6 in row 1",
+    ),
+    "lengths_negative": ({"lengths": torch.tensor([1, 2, -1])}, "got -1 in row 2"),
     "lengths_list": ({"lengths": [1, 2, 3]}, "lengths should be an int64 tensor"),
     "reset_shape": (
         {"reset": zeros(B, T, dtype=torch.bool)},
         "reset should be a bool tensor of shape (5, 3)",
+    ),
+    "reset_device": (
+        {"reset": zeros(T, B, dtype=torch.bool, device="meta")},
+        "reset should be on cpu as the input is, got meta",
     ),
     "reset_dtype": ({"reset": zeros(T, B)}, "reset should be a bool tensor"),
     "reset_list": ({"reset": [True] * T}, "reset should be a bool tensor"),
@@ -211,11 +224,26 @@ def test_masks(bad: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse invariant")
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_input_that_is_not_dense(name: str) -> None:
+    layer = getattr(fastrnn, name)(I, H)
+    rows = [zeros(T, I), zeros(2, I)]
+    for x, kind in (
+        (torch.nested.nested_tensor(rows), "a nested one"),
+        (torch.nested.nested_tensor(rows, layout=torch.jagged), "a nested one"),
+        (zeros(T, B, I).to_sparse(), "a sparse_coo one"),
+    ):
+        with pytest.raises(ValueError, match=rf"a dense tensor or a PackedSequence, got {kind}"):
+            layer(x)
+
+
 def test_masks_that_do_not_fit_the_input() -> None:
     layer = fastrnn.GRU(I, H)
     lengths = torch.ones(B, dtype=torch.int64)
-    with pytest.raises(ValueError, match="not with a PackedSequence"):
-        layer(packed(), lengths=lengths)
+    for masks in ({"lengths": lengths}, {"reset": zeros(T, B) > 0}):
+        with pytest.raises(ValueError, match="not with a PackedSequence"):
+            layer(packed(), **masks)
     with pytest.raises(ValueError, match="not with unbatched input"):
         layer(zeros(T, I), lengths=lengths)
     with pytest.raises(TypeError):

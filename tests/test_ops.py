@@ -120,9 +120,16 @@ def test_equals_the_reference(cell: str, form: str, device: str) -> None:
 
 @pytest.mark.parametrize("cell", ops.CELLS)
 def test_lengths_of_zero_and_beyond_the_end(cell: str, device: str) -> None:
+    """On a GPU, where lengths are not waited for, one beyond the end is the end; a CPU refuses it."""
+    if device == "cpu":
+        for length in (-1, T + 3):
+            given = arguments(cell, device)
+            given["lengths"] = torch.tensor([0, length, 2])
+            with pytest.raises(ValueError, match=rf"from 0 to {T}, the .* got {length} in row 1"):
+                ops.forward(*given.values())
     for reverse in (False, True):
         given = arguments(cell, device, torch.float64, reverse=reverse)
-        given["lengths"] = torch.tensor([0, T + 3, 2], device=device)
+        given["lengths"] = torch.tensor([0, T if device == "cpu" else T + 3, 2], device=device)
         given.pop("keep")
         fused, plain = ops.forward(*given.values(), 2), reference.layer(**given)
         torch.testing.assert_close(fused[:2], plain[:2])

@@ -84,6 +84,7 @@ class Forward {
   // of computation, step by step.
   struct Slice {
     Range batch;
+    int64_t shortest;  // of its sequences' lengths
     int64_t chunk_rows;
     Operand* x;    // [chunk rows, x_stride] input as products read it
     Compute* pre;  // [chunk rows, G * H] its products, with the bias
@@ -96,6 +97,10 @@ class Forward {
   Slice make_slice(Range batch) {
     Slice slice;
     slice.batch = batch;
+    slice.shortest = q_.T;
+    if (q_.lengths) {
+      for (int64_t b : each(batch)) slice.shortest = std::min(slice.shortest, q_.lengths[b]);
+    }
     slice.chunk_rows = std::max<int64_t>({batch.size(), std::min<int64_t>(q_.T * batch.size(), 384), 1});
     slice.x = workspace_.take<Operand>(slice.chunk_rows * x_stride_);
     slice.pre = workspace_.take<Compute>(slice.chunk_rows * cell_.gates * H_);
@@ -253,19 +258,21 @@ class Forward {
       multiply(recurrent_, j, operand_[k % 2], h_stride_, b, count, acc);
       const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
       if (!q_.lengths) return cell(k, b, count, u0, units, acc, pre);
-      for (int m = 0; m < count; ++m) {
-        if (q_.active(t, b + m)) {
-          cell(k, b + m, 1, u0, units, acc + m * recurrent_.columns(), pre + m * cell_.gates * H_);
+      // Runs of rows that are active, and of rows that are not.
+      for (int m = 0, n = 0; m < count; m += n) {
+        const bool active = q_.active(t, b + m);
+        for (n = 1; m + n < count && q_.active(t, b + m + n) == active;) ++n;
+        if (active) {
+          cell(k, b + m, n, u0, units, acc + m * recurrent_.columns(), pre + m * cell_.gates * H_);
         } else {
-          clear(t, b + m, u0, units);
+          for (int i = m; i < m + n; ++i) clear(t, b + i, u0, units);
         }
       }
     });
-    if (q_.plain()) return;
-    for (int64_t b : each(slice.batch)) {
-      if (!projected()) carry_h(k, b, u0, units);
-      if (cell_.has_c && resets_next(k, b)) std::fill_n(c_ + b * H_ + u0, units, Compute(0));
-    }
+    for_interrupted(slice, k, [&](int64_t b, bool anew) {
+      if (!projected()) carry_h(k, b, u0, units, anew);
+      if (cell_.has_c && anew) std::fill_n(c_ + b * H_ + u0, units, Compute(0));
+    });
   }
 
   void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, const Compute* acc,
@@ -313,17 +320,33 @@ class Forward {
     }
   }
 
-  bool resets_next(int64_t k, int64_t b) const { return k + 1 < q_.T && q_.resets(q_.step(k + 1), b); }
+  // Calls body(b, anew) for the sequences that were not active at step k, or start anew at the next.
+  template <class Body>
+  void for_interrupted(const Slice& slice, int64_t k, Body body) const {
+    const Sequence q = q_;  // a copy, which no write of body's can reach: it stays in registers
+    const int64_t t = q.step(k), next = q.step(k + 1);
+    const bool resets = q.reset && k + 1 < q.T;
+    if (t < slice.shortest && !q.first) {
+      uint8_t any = 0;
+      if (resets) {
+        for (int64_t b : each(slice.batch)) any |= q.reset[next * q.B + b];
+      }
+      if (!any) return;
+    }
+    for (int64_t b : each(slice.batch)) {
+      const bool anew = resets && q.resets(next, b);
+      if (anew || !q.active(t, b)) body(b, anew);
+    }
+  }
 
-  // What the next step finds as sequence b's h: unchanged where this step was not its own, zero where
-  // the next step starts anew.
-  void carry_h(int64_t k, int64_t b, int64_t u0, int64_t units) {
+  // What the next step finds as the h of a sequence that it starts anew, or that was not active.
+  void carry_h(int64_t k, int64_t b, int64_t u0, int64_t units, bool anew) {
     Operand* next = operand_[(k + 1) % 2] + b * h_stride_ + u0;
     Compute* next_state = state_[(k + 1) % 2] + b * h_stride_ + u0;
-    if (resets_next(k, b)) {
+    if (anew) {
       std::fill_n(next, units, Operand{});
       std::fill_n(next_state, units, Compute(0));
-    } else if (!q_.active(q_.step(k), b)) {
+    } else {
       memcpy(next, operand_[k % 2] + b * h_stride_ + u0, units * sizeof(Operand));
     }
   }
@@ -349,8 +372,7 @@ class Forward {
         }
       }
     });
-    if (q_.plain()) return;
-    for (int64_t b : each(slice.batch)) carry_h(k, b, u0, units);
+    for_interrupted(slice, k, [&](int64_t b, bool anew) { carry_h(k, b, u0, units, anew); });
   }
 
   void finish(Range rows, int64_t b0) {

@@ -1,37 +1,27 @@
-// Which driver computes a layer: the first row of a table that the problem falls into.
+// Which driver computes a layer: the one that FASTRNN_CUDA_DRIVER names; or the one that was measured to
+// be faster than the step driver (measured.h); or the step driver, which serves every problem.
 #pragma once
 
+#include <array>
 #include <cstdlib>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
 #include "cluster.h"
+#include "measured.h"
+#include "problem.h"
 #include "step.h"
 
 namespace fastrnn::cuda {
 
-enum class Pass { forward, backward };
-
-struct Problem {
-  CellId cell;
-  Type type;
-  Pass pass;
-  int64_t T, B, I, H, P;
-  bool projects;
-  bool tf32;  // float32 may be rounded to TF32
-};
-
-template <class Args>
-Problem problem_of(const Args& a, Pass pass, bool tf32) {
-  using Storage = std::remove_cvref_t<decltype(*a.weights.w_ih)>;
-  return {
-      a.cell,      type_of<Storage>,          pass, a.sequence.T, a.sequence.B, a.weights.I, a.weights.H,
-      a.weights.P, a.weights.w_hr != nullptr, tf32};
-}
-
 template <class Storage>
 struct Driver {
   const char* name;
+  bool (*serves)(const Problem&);  // on the current device
   int64_t (*forward_workspace)(const ForwardArgs<Storage>&);
   int64_t (*backward_workspace)(const BackwardArgs<Storage>&);
   void (*forward)(const ForwardArgs<Storage>&, void* workspace, Blas&, cudaStream_t);
@@ -39,31 +29,87 @@ struct Driver {
 };
 
 template <class Storage>
-inline constexpr Driver<Storage> step_driver = {"step", step_forward_workspace<Storage>,
-                                                step_backward_workspace<Storage>, step_forward<Storage>,
+inline constexpr Driver<Storage> step_driver = {"step",
+                                                [](const Problem&) { return true; },
+                                                step_forward_workspace<Storage>,
+                                                step_backward_workspace<Storage>,
+                                                step_forward<Storage>,
                                                 step_backward<Storage>};
 template <class Storage>
-inline constexpr Driver<Storage> cluster_driver = {"cluster", cluster_forward_workspace<Storage>,
-                                                   cluster_backward_workspace<Storage>,
-                                                   cluster_forward<Storage>, cluster_backward<Storage>};
+inline constexpr Driver<Storage> cluster_driver = {
+    "cluster",
+    [](const Problem& p) { return p.rounds() && !p.projects && cluster_serves<Storage>(p.cell, p.H); },
+    cluster_forward_workspace<Storage>,
+    cluster_backward_workspace<Storage>,
+    cluster_forward<Storage>,
+    cluster_backward<Storage>};
 
-// A driver that has not been measured yet runs only where FASTRNN_CUDA_DRIVER names it.
-inline bool asked_for(std::string_view driver) {
-  const char* setting = std::getenv("FASTRNN_CUDA_DRIVER");
-  return setting && driver == setting;
+// All there are for a type. Only the step driver computes in float64.
+template <class Storage>
+constexpr auto drivers() {
+  if constexpr (std::is_same_v<Storage, double>) {
+    return std::array{&step_driver<Storage>};
+  } else {
+    return std::array{&step_driver<Storage>, &cluster_driver<Storage>};
+  }
 }
 
-// The step driver serves every problem; rows of faster ones, each with the figures it was measured by,
-// come before it.
 template <class Storage>
-const Driver<Storage>& choose_driver(const Problem& p) {
-  if constexpr (!std::is_same_v<Storage, double>) {
-    const bool rounds = p.type != Type::float32 || p.tf32;
-    if (asked_for("cluster") && rounds && !p.projects && cluster_serves<Storage>(p.cell, p.H)) {
-      return cluster_driver<Storage>;
-    }
+const Driver<Storage>* find_driver(std::string_view name) {
+  for (const Driver<Storage>* driver : drivers<Storage>()) {
+    if (name == driver->name) return driver;
   }
-  return step_driver<Storage>;
+  return nullptr;
+}
+
+// What FASTRNN_CUDA_DRIVER names, or nothing.
+inline std::string_view asked_driver() {
+  const char* setting = std::getenv("FASTRNN_CUDA_DRIVER");
+  if (!setting || !*setting) return {};
+  if (!find_driver<float>(setting)) {
+    std::string names;
+    for (const auto* driver : drivers<float>())
+      names += (names.empty() ? "" : ", ") + std::string(driver->name);
+    throw std::runtime_error("fastrnn: FASTRNN_CUDA_DRIVER=" + std::string(setting) +
+                             " names no driver; there are: " + names);
+  }
+  return setting;
+}
+
+template <class Storage>
+struct Choice {
+  const Driver<Storage>* driver;
+  std::string_view asked;         // what FASTRNN_CUDA_DRIVER names, or nothing
+  const Measured* row = nullptr;  // by which the driver was chosen, or null
+
+  std::string reason() const {
+    std::ostringstream text;
+    if (asked == driver->name) {
+      text << "FASTRNN_CUDA_DRIVER asks for it";
+    } else if (!asked.empty()) {
+      text << "FASTRNN_CUDA_DRIVER asks for " << asked << ", which does not serve this";
+    } else if (row) {
+      text << "measured at least " << row->ratio << " times as fast as step on sm_" << row->arch << " at H "
+           << row->min_H << ".." << row->max_H << ", B " << row->min_B << ".." << row->max_B;
+    } else {
+      text << "no other was measured to be faster here";
+    }
+    return text.str();
+  }
+};
+
+template <class Storage>
+Choice<Storage> choose_driver(const Problem& p, std::span<const Measured> table = measured) {
+  const std::string_view asked = asked_driver();
+  if (!asked.empty()) {
+    const Driver<Storage>* driver = find_driver<Storage>(asked);
+    return {driver && driver->serves(p) ? driver : &step_driver<Storage>, asked};
+  }
+  if (const Measured* row = find_measured(table, p)) {
+    const Driver<Storage>* driver = find_driver<Storage>(row->driver);
+    if (driver && driver->serves(p)) return {driver, {}, row};
+  }
+  return {&step_driver<Storage>, {}};
 }
 
 }  // namespace fastrnn::cuda

@@ -159,7 +159,15 @@ class Recurrent(Limits, nn.RNNBase):
             if lengths is not None or reset is not None:
                 raise ValueError("lengths and reset go with a padded batch, not with a PackedSequence")
             return self._arrange_packed(input, hx)
-        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
+        if not isinstance(input, Tensor):
+            return None
+        if input.layout is not torch.strided or input.is_nested:
+            kind = "nested" if input.is_nested else str(input.layout).removeprefix("torch.")
+            raise ValueError(
+                f"input should be a dense tensor or a PackedSequence, got a {kind} one; of sequences of "
+                "different lengths, pass a padded tensor and lengths"
+            )
+        if input.dim() not in (2, 3):
             return None
         unbatched = input.dim() == 2
         x = input.unsqueeze(1) if unbatched else input

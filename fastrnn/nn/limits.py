@@ -14,22 +14,26 @@ class Limits(nn.Module):
 
     def __prepare_scriptable__(self) -> NoReturn:
         """torch.jit.script asks this of every module it is about to compile."""
-        raise RuntimeError(
-            f"fastrnn.{_name(self)} can't be compiled by TorchScript: call fastrnn.restore(model) "
-            "first, which makes it torch.nn's again with the same parameters"
-        )
+        advice = "torch.nn has no such module to take its place; torch.export can take it"
+        if _has_twin(self):
+            advice = "call fastrnn.restore(model) first, which makes it torch.nn's with the same parameters"
+        raise RuntimeError(f"{_name(self)} can't be compiled by TorchScript: {advice}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         # torch.ao.quantization sets this on every module before it looks for those it can replace, and
         # leaves modules of a type that it doesn't know without a word.
         if name == "qconfig" and "qconfig" not in self.__dict__:
-            warnings.warn(
-                f"torch.ao.quantization leaves fastrnn.{_name(self)} as it is: call "
-                "fastrnn.restore(model) first to have it quantized",
-                stacklevel=2,
-            )
+            advice = ": call fastrnn.restore(model) first to have it quantized" if _has_twin(self) else ""
+            warnings.warn(f"torch.ao.quantization leaves {_name(self)} as it is{advice}", stacklevel=2)
         super().__setattr__(name, value)
 
 
 def _name(module: nn.Module) -> str:
-    return type_before_parametrizations(module).__name__
+    cls = type_before_parametrizations(module)
+    return f"fastrnn.{cls.__name__}" if cls.__module__.startswith("fastrnn.") else cls.__qualname__
+
+
+def _has_twin(module: nn.Module) -> bool:
+    """fastrnn.restore knows a class of torch.nn's for it."""
+    cls = type_before_parametrizations(module)
+    return cls.__module__.startswith("fastrnn.") and hasattr(nn, cls.__name__)

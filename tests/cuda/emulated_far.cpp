@@ -1,5 +1,7 @@
-// A layer whose rows lie beyond 2^31 numbers of every per-step tensor must come out as one at the
-// start of memory: a packed batch whose first step has a far row does that with two steps of work.
+// Numbers beyond 2^31 of an array: what lies there must come out as what lies at the start of memory.
+//
+// Of a time loop, a packed batch whose first step has a far row shows it with two steps of work; of a
+// kernel over all rows, its last block alone.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -7,7 +9,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "cuda/step.h"
+#include "cuda/dispatch.h"
+#include "cuda/step_kernels.cuh"
 
 namespace fastrnn::cuda {
 namespace {
@@ -41,7 +44,7 @@ std::vector<float> numbers(int64_t n, float scale) {
 }
 
 // Everything a layer computes whose first row is `start`.
-std::vector<float> run(int64_t start, Blas& blas) {
+std::vector<float> run(const Driver<float>& driver, int64_t start, Blas& blas) {
   const int64_t rows = start + T * B;
   const int64_t first[T + 1] = {start, start + B, start + 2 * B};
   const auto w_ih = numbers(S * H * I, 0.5), w_hh = numbers(S * H * H, 0.4), bias = numbers(S * H, 1);
@@ -56,8 +59,8 @@ std::vector<float> run(int64_t start, Blas& blas) {
       CellId::lstm,     sequence,  weights,       x.as<float>(), B * I,      I,
       h0.data(),        c0.data(), y.as<float>(), h_n.data(),    c_n.data(), c.as<float>(),
       slots.as<float>()};
-  Sparse forward_workspace(step_forward_workspace(forward));
-  step_forward(forward, forward_workspace.as<void>(), blas, nullptr);
+  Sparse forward_workspace(driver.forward_workspace(forward));
+  driver.forward(forward, forward_workspace.as<void>(), blas, nullptr);
   BackwardArgs<float> backward{};
   backward.cell = CellId::lstm;
   backward.sequence = sequence;
@@ -70,8 +73,8 @@ std::vector<float> run(int64_t start, Blas& blas) {
   backward.slots = slots.as<float>();
   backward.dh0 = dh0.data();
   backward.dc0 = dc0.data();
-  Sparse backward_workspace(step_backward_workspace(backward));
-  step_backward(backward, backward_workspace.as<void>(), blas, nullptr);
+  Sparse backward_workspace(driver.backward_workspace(backward));
+  driver.backward(backward, backward_workspace.as<void>(), blas, nullptr);
 
   std::vector<float> all;
   const auto append = [&](const float* from, int64_t n) { all.insert(all.end(), from, from + n); };
@@ -82,12 +85,63 @@ std::vector<float> run(int64_t start, Blas& blas) {
   return all;
 }
 
-}  // namespace
+// ---- Kernels over all rows: each on `rows` rows of zeros but for the last, whose last results it gives
+// ----
 
-// The largest difference that the rows' place makes.
-double far_rows(Blas& blas) {
-  constexpr int64_t far = (int64_t{1} << 31) / I + 1;
-  const std::vector<float> near_results = run(0, blas), far_results = run(far, blas);
+constexpr int64_t wide = int64_t{1} << 19, last = 256;  // units of a row, and how many of them are compared
+
+// An array [rows, width] of zeros whose last numbers are not.
+class Rows : public Sparse {
+ public:
+  Rows(int64_t rows, int64_t width, float scale)
+      : Sparse(rows * width * 4), end_(as<float>() + rows * width) {
+    const std::vector<float> values = numbers(width < 8 * wide ? width : 8 * wide, scale);
+    std::copy(values.begin(), values.end(), end_ - width);
+  }
+  std::vector<float> tail() const { return {end_ - last, end_}; }
+
+ private:
+  float* end_;
+};
+
+std::vector<float> gathered(int64_t rows) {
+  Rows steps(rows, 4 * wide, 1), to(rows + 1, 4 * wide, 0);
+  const DeviceSequence sequence{rows + 1, 1, nullptr, nullptr, nullptr, false};
+  launch(
+      "gather", gather<4, float>, spread(rows + 1, 4 * wide, 4), nullptr,
+      Gather<float>{sequence, 0, rows + 1, 4 * wide, steps.as<float>(), steps.as<float>(), to.as<float>()});
+  return to.tail();
+}
+
+std::vector<float> recomputed(int64_t rows) {
+  Rows input(rows, 4 * wide, 1), recurrent(rows, 4 * wide, 0.5), bias(1, 4 * wide, 0.2);
+  Rows c(rows, wide, 0.7), slots(rows, 4 * wide, 0);
+  launch("recompute", recompute<4, Lstm, float>, spread(rows, wide, 4), nullptr,
+         Recompute<float>{rows, wide, input.as<float>(), recurrent.as<float>(), bias.as<float>(), nullptr,
+                          c.as<float>(), c.as<float>(), slots.as<float>()});
+  return slots.tail();
+}
+
+std::vector<float> output_again(int64_t rows) {
+  Rows slots(rows, 4 * wide, 1), c(rows, wide, 0.7), to(rows, wide, 0);
+  launch("outputs", outputs<4, Lstm, float>, spread(rows, wide, 4), nullptr,
+         Outputs<float>{rows, wide, slots.as<float>(), c.as<float>(), to.as<float>()});
+  return to.tail();
+}
+
+std::vector<float> summed(int64_t rows) {
+  const int64_t a_part = (rows + 1) / 2, parts = (rows + a_part - 1) / a_part;
+  Rows from(rows, 4 * wide, 1), partial(parts, 4 * wide, 0);
+  launch("sum_rows", sum_rows<float>,
+         {{static_cast<unsigned>(4 * wide / sum_columns), static_cast<unsigned>(parts), 1},
+          {sum_columns, sum_lines, 1},
+          int{sizeof(float)} * sum_columns * sum_lines},
+         nullptr, SumRows<float>{rows, 4 * wide, a_part, from.as<float>(), partial.as<float>()});
+  return partial.tail();
+}
+
+// The largest difference of far results from near ones.
+double difference(const std::vector<float>& near_results, const std::vector<float>& far_results) {
   double most = 0, largest = 0;
   for (size_t i = 0; i < near_results.size(); ++i) {
     most = std::max(most, std::abs(double{near_results[i]} - far_results[i]));
@@ -95,6 +149,26 @@ double far_rows(Blas& blas) {
   }
   if (largest == 0) throw std::runtime_error("nothing was computed");
   return most;
+}
+
+}  // namespace
+
+double far_rows(const std::string& driver, Blas& blas) {
+  constexpr int64_t far = (int64_t{1} << 31) / I + 1;
+  const Driver<float>& chosen = *find_driver<float>(driver);
+  return difference(run(chosen, 0, blas), run(chosen, far, blas));
+}
+
+double far_kernel(const std::string& name) {
+  constexpr int64_t far = (int64_t{1} << 31) / wide + 2;
+  const auto kernel = name == "gather"      ? gathered
+                      : name == "recompute" ? recomputed
+                      : name == "outputs"   ? output_again
+                                            : summed;
+  emulation::options().last_only = true;
+  const std::vector<float> near_results = kernel(1), far_results = kernel(far);
+  emulation::options().last_only = false;
+  return difference(near_results, far_results);
 }
 
 }  // namespace fastrnn::cuda

@@ -7,7 +7,8 @@
 
 namespace fastrnn::cuda {
 
-double far_rows(Blas& blas);  // emulated_far.cpp
+double far_rows(const std::string& driver, Blas& blas);  // emulated_far.cpp
+double far_kernel(const std::string& name);
 
 namespace {
 
@@ -50,14 +51,15 @@ class EmulatedGpu {
   cudaStream_t stream() const { return nullptr; }
   Blas& blas() { return blas_; }
   bool tf32() const { return true; }
+  int arch() const { return 90; }
 
  private:
   AtenBlas blas_;
 };
 
-double compare_far_rows() {
+double compare_far_rows(const std::string& driver) {
   AtenBlas blas;
-  return far_rows(blas);
+  return far_rows(driver, blas);
 }
 
 bool serves(std::string_view cell, int64_t H) { return cluster_serves<BFloat16>(find_cell(cell), H); }
@@ -83,7 +85,13 @@ TORCH_LIBRARY(fastrnn_emulated, m) {
       "Tensor slots, bool[2] needs) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, "
       "Tensor db_ih, Tensor db_hh, Tensor dw_hr)",
       fastrnn::cuda::backward<fastrnn::cuda::EmulatedGpu>);
-  m.def("far_rows() -> float", fastrnn::cuda::compare_far_rows);
+  m.def(
+      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward) "
+      "-> (str name, str reason)",
+      fastrnn::cuda::driver_for<fastrnn::cuda::EmulatedGpu>);
+  m.def("cuda_drivers() -> str[]", fastrnn::cuda::driver_names);
+  m.def("far_rows(str driver) -> float", fastrnn::cuda::compare_far_rows);
+  m.def("far_kernel(str name) -> float", fastrnn::cuda::far_kernel);
   m.def("cluster_serves(str cell, int H) -> bool", fastrnn::cuda::serves);
   m.def("options(int seed, bool skip_barriers) -> ()", fastrnn::cuda::set_options);
 }

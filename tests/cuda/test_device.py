@@ -5,15 +5,14 @@ That results are right on the device is tested by the tests of all devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
+import support
 import torch
 from torch import Tensor, nn
 
 import fastrnn
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU on this machine")
+pytestmark = pytest.mark.skipif(bool(support.why_no_cuda()), reason=support.why_no_cuda() or "")
 PAIRS = {"lstm": (nn.LSTM, fastrnn.LSTM), "gru": (nn.GRU, fastrnn.GRU), "rnn": (nn.RNN, fastrnn.RNN)}
 CELLS = pytest.mark.parametrize("cell", PAIRS)
 
@@ -35,16 +34,32 @@ def gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), x.grad, *(p.grad.clone() for p in module.parameters())]
 
 
+# What is captured: options of the layer, what it is called with, and what the environment says.
+GRAPHS: dict[str, tuple[dict[str, object], tuple[str, ...], dict[str, str]]] = {
+    "bidirectional": ({"bidirectional": True}, (), {}),
+    "masks": ({"bidirectional": True}, ("lengths", "reset"), {}),
+    "wavefront": ({}, ("lengths",), {"FASTRNN_CUDA_WAVEFRONT": "3"}),
+}
+
+
 @CELLS
+@pytest.mark.parametrize("form", GRAPHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_cuda_graph_of_forward_and_backward(cell: str, dtype: torch.dtype) -> None:
-    _, ours = make(cell, 24, 40, 2, bidirectional=True, dtype=dtype)
+def test_cuda_graph_of_forward_and_backward(
+    cell: str, dtype: torch.dtype, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, masks, environment = GRAPHS[form]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    _, ours = make(cell, 24, 40, 2, dtype=dtype, **options)
     x = torch.randn(7, 5, 24, device="cuda", dtype=dtype, requires_grad=True)
+    given = {"lengths": torch.tensor([7, 1, 4, 7, 0]), "reset": torch.rand(7, 5) < 0.3}
+    given = {name: given[name].cuda() for name in masks}
     for p in (x, *ours.parameters()):
         p.grad = torch.zeros_like(p)
 
     def step() -> Tensor:
-        y, _ = ours(x)
+        y, _ = ours(x, **given)
         for p in (x, *ours.parameters()):
             p.grad.zero_()
         y.backward(torch.ones_like(y))
@@ -70,6 +85,57 @@ def test_cuda_graph_of_forward_and_backward(cell: str, dtype: torch.dtype) -> No
 
 
 @CELLS
+def test_cuda_graph_of_inference(cell: str) -> None:
+    _, ours = make(cell, 24, 40, 2, bidirectional=True)
+    x = torch.randn(7, 5, 24, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        ours(x)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            y, _ = ours(x)
+        x.copy_(torch.randn_like(x))
+        graph.replay()
+        assert torch.equal(y, ours(x)[0])
+
+
+@CELLS
+def test_directions_side_by_side_change_nothing(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, over calls in a row that leave each other's memory free to be used again."""
+    _, ours = make(cell, 64, 128, 2, bidirectional=True)
+    inputs = [torch.randn(60, 16, 64, device="cuda") for _ in range(6)]
+    monkeypatch.setenv("FASTRNN_CUDA_STREAMS", "0")
+    expected = [gradients(ours, x) for x in inputs]
+    monkeypatch.delenv("FASTRNN_CUDA_STREAMS")
+    for _ in range(3):
+        got = [gradients(ours, x) for x in inputs]
+        for a, b in zip((t for g in got for t in g), (t for g in expected for t in g), strict=True):
+            assert torch.equal(a, b)
+    with torch.no_grad():
+        kept = [ours(x)[0] for x in inputs]
+    for y, want in zip(kept, expected, strict=True):
+        assert torch.equal(y, want[0])
+
+
+@CELLS
+def test_a_wavefront_computes_the_same(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ours = make(cell, 32, 64, 3, dtype=torch.float64)
+    inputs = [torch.randn(50, 8, 32, device="cuda", dtype=torch.float64) for _ in range(4)]
+    expected = [gradients(ours, x) for x in inputs]
+    monkeypatch.setenv("FASTRNN_CUDA_WAVEFRONT", "7")
+    for x, want in zip(inputs * 2, expected * 2, strict=True):
+        for a, b in zip(gradients(ours, x), want, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_explain_names_a_driver() -> None:
+    ours = fastrnn.LSTM(8, 16, device="cuda", dtype=torch.bfloat16)
+    explanation = fastrnn.explain(ours, torch.zeros(3, 2, 8, device="cuda", dtype=torch.bfloat16))
+    assert explanation.driver in fastrnn.build_info()["cuda_drivers"]
+    assert explanation.backward_driver in fastrnn.build_info()["cuda_drivers"]
+
+
+@CELLS
 def test_callers_stream(cell: str) -> None:
     _, ours = make(cell, 64, 256)
     x = torch.randn(50, 32, 64, device="cuda")
@@ -89,9 +155,11 @@ def test_callers_stream(cell: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_second_device() -> None:
-    ours = fastrnn.LSTM(8, 16, device="cuda:1")
-    x = torch.randn(3, 2, 8, device="cuda:1")
-    assert ours(x)[0].device == x.device
+    ours = fastrnn.LSTM(8, 16, bidirectional=True, device="cuda:1")
+    x = torch.randn(3, 2, 8, device="cuda:1", requires_grad=True)
+    y, _ = ours(x)
+    y.sum().backward()
+    assert y.device == x.grad.device == x.device
     assert torch.cuda.current_device() == 0
 
 
@@ -115,19 +183,23 @@ def error(got: list[Tensor], want: list[Tensor]) -> float:
     )
 
 
+FLAGS = {
+    "allow_tf32": (torch.backends.cudnn, "allow_tf32", {False: False, True: True}),
+    "fp32_precision": (torch.backends.cudnn.rnn, "fp32_precision", {False: "ieee", True: "tf32"}),
+}
+
+
 @CELLS
+@pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("tf32", [False, True], ids=["ieee", "tf32"])
-def test_obeys_the_tf32_flag_of_nn(cell: str, tf32: bool) -> None:
+def test_obeys_the_flags_of_nn(cell: str, tf32: bool, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = make(cell, 128, 256)
     x = torch.randn(20, 16, 128, device="cuda")
     exact = gradients(theirs.double(), x.double())
     theirs.float()
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    try:
-        ours_error, theirs_error = (error(gradients(m, x), exact) for m in (ours, theirs))
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    where, name, values = FLAGS[flag]
+    monkeypatch.setattr(where, name, values[tf32])
+    ours_error, theirs_error = (error(gradients(m, x), exact) for m in (ours, theirs))
     assert ours_error <= 2 * theirs_error + 1e-6
     assert (ours_error > 2e-5) == tf32
 
@@ -144,22 +216,20 @@ def test_rounds_no_worse_than_cudnn(cell: str, dtype: torch.dtype) -> None:
     assert error(gradients(ours, x), exact) <= 2 * error(gradients(theirs, x), exact) + 4 * eps
 
 
-def test_lengths_and_packing_wait_for_nothing() -> None:
+@pytest.mark.parametrize("form", ["packed", "lengths"])
+def test_waits_for_nothing(form: str) -> None:
     """Forward and backward enqueue their work without a copy to the host."""
-    ours = fastrnn.LSTM(32, 64, device="cuda")
+    ours = fastrnn.LSTM(32, 64, bidirectional=True, device="cuda")
     x = torch.randn(200, 8, 32, device="cuda")
     lengths = torch.randint(100, 201, (8,))
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-    ours(packed)[0].data.sum().backward()
-    torch.cuda.synchronize()
+    lengths = lengths.cuda()
 
     def call() -> Tensor:
-        return ours(packed)[0].data.sum()
+        return ours(packed)[0].data.sum() if form == "packed" else ours(x, lengths=lengths)[0].sum()
 
-    assert_no_sync(call)
-
-
-def assert_no_sync(call: Callable[[], Tensor]) -> None:
+    call().backward()
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         call().backward()

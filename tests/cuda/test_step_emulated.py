@@ -96,6 +96,22 @@ def test_order_of_threads_does_not_matter(cell: str) -> None:
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["lengths+reset", "packed"])
+@pytest.mark.parametrize("cell", problems.GATES)
+def test_reads_no_memory_that_nobody_wrote(cell: str, kind: str) -> None:
+    """Under deterministic algorithms torch fills fresh memory with NaN, workspaces too."""
+    problem = problems.make(cell, 5, 4, 3, 7, kind=kind)
+    for keep in (1, 2):
+        expected = problems.by_ops(emulated.ops(), problem, keep)
+        torch.use_deterministic_algorithms(True)
+        try:
+            got = problems.by_ops(emulated.ops(), problem, keep)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        for a, b in zip(got, expected, strict=True):
+            assert torch.equal(a, b)
+
+
 def test_only_what_is_asked_for() -> None:
     problem = problems.make("gru", 3, 2, 4, 5)
     ops = emulated.ops()
@@ -114,4 +130,10 @@ def test_empty_batch() -> None:
 
 
 def test_rows_beyond_2_to_the_31() -> None:
-    assert emulated.ops().far_rows() == 0.0
+    for driver in emulated.ops().cuda_drivers():
+        assert emulated.ops().far_rows(driver) == 0.0, driver
+
+
+@pytest.mark.parametrize("kernel", ["gather", "recompute", "outputs", "sum_rows"])
+def test_numbers_beyond_2_to_the_31_of_whole_sequences(kernel: str) -> None:
+    assert emulated.ops().far_kernel(kernel) == 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import os
 from typing import Any
 
 import pytest
@@ -16,6 +18,14 @@ DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
 ]
+
+
+def library(name: str) -> Any:
+    """A library of requirements.txt; a test that wants one which is absent is skipped, or fails where
+    FASTRNN_TEST_LIBRARIES=required says that all are installed."""
+    if os.environ.get("FASTRNN_TEST_LIBRARIES") == "required":
+        return importlib.import_module(name)
+    return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 def pair(kind: str, *args: Any, device: str = "cpu", **kwargs: Any) -> tuple[nn.Module, nn.Module]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
+import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastrnn
 
@@ -34,6 +38,10 @@ class Tagger(nn.Module):
 
 class OwnLSTM(nn.LSTM):
     pass
+
+
+class GRU(nn.Module):
+    """Of the name of one of torch.nn's, and nothing else."""
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "LSTMCell", "GRUCell", "RNNCell"])
@@ -81,13 +89,16 @@ def test_accelerate_keeps_hooks_mode_and_device() -> None:
     module = nn.LSTM(3, 4, device="meta").eval()
     seen = []
     module.register_forward_hook(lambda m, args, out: seen.append(type(m)))
+    module.register_forward_pre_hook(lambda m, args: seen.append("before"))
+    module.register_full_backward_hook(lambda m, given, got: seen.append("backward"))
     module.weight_hh_l0.requires_grad_(False)
     fastrnn.accelerate(module)
     assert not module.training
     assert not module.weight_hh_l0.requires_grad
     assert module.weight_ih_l0.device.type == "meta"
-    module(torch.zeros(5, 2, 3, device="meta"))
-    assert seen == [fastrnn.LSTM]
+    x = torch.zeros(5, 2, 3, device="meta", requires_grad=True)
+    module(x)[0].sum().backward()
+    assert seen == ["before", fastrnn.LSTM, "backward"]
 
 
 def test_accelerate_keeps_parametrizations() -> None:
@@ -120,6 +131,7 @@ def test_accelerate_leaves_and_names_what_it_cannot_take() -> None:
             "own": OwnLSTM(3, 4),
             "patched": replaced_forward,
             "script": torch.jit.script(nn.LSTM(3, 4)),
+            "other": GRU(),
             "plain": nn.LSTM(3, 4),
         }
     )
@@ -130,8 +142,17 @@ def test_accelerate_leaves_and_names_what_it_cannot_take() -> None:
         "own": f"{OwnLSTM.__module__}.OwnLSTM is a subclass of torch.nn.LSTM",
         "patched": "its forward was replaced on the instance",
         "script": "a torch.nn.LSTM that TorchScript has compiled",
+        "other": f"{GRU.__module__}.GRU is not torch.nn's",
     }
-    assert [type(m) for m in model.values()][:3] == types[:3]
+    assert [type(m) for m in model.values()][:4] == types[:4]
+
+
+@pytest.mark.parametrize("function", [fastrnn.accelerate, fastrnn.restore])
+def test_what_is_no_module_is_refused(function: Any) -> None:
+    with pytest.raises(
+        TypeError, match=rf"{function.__name__} takes a torch.nn.Module, not a builtins.list"
+    ):
+        function([nn.LSTM(3, 4)])
 
 
 def test_accelerate_a_module_registered_twice() -> None:
@@ -141,6 +162,92 @@ def test_accelerate_a_module_registered_twice() -> None:
     fastrnn.accelerate(model)
     assert model[0] is model.again
     assert type(model[0]) is fastrnn.GRU
+
+
+def test_accelerate_modules_that_share_weights() -> None:
+    model = nn.ModuleList([nn.LSTM(4, 4, num_layers=2), nn.LSTM(4, 4, num_layers=2)])
+    model[0].weight_hh_l1 = model[0].weight_hh_l0
+    for name, p in model[0].named_parameters(remove_duplicate=False):
+        setattr(model[1], name, p)
+    plain = copy.deepcopy(model)
+    fastrnn.accelerate(model)
+    assert len(list(model.parameters())) == 7
+    assert model[1].weight_hh_l1 is model[0].weight_hh_l0
+    x = torch.randn(5, 2, 4)
+    for m in (plain, model):
+        loss_of([layer(x) for layer in m]).backward()
+    assert_same([p.grad for p in model.parameters()], [p.grad for p in plain.parameters()], scale=10)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [nn.utils.weight_norm, nn.utils.spectral_norm, lambda m, n: prune.l1_unstructured(m, n, 0.5)],
+    ids=["weight_norm", "spectral_norm", "prune"],
+)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_accelerate_keeps_weights_that_hooks_compute(kind: str, change: Any) -> None:
+    module = getattr(nn, kind)(3, 4).eval()
+    change(module, "weight_hh_l0")
+    x = torch.randn(5, 2, 3)
+    expected = module(x)
+    fastrnn.accelerate(module)
+    assert_same(module(x), expected)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    loss_of(module(x)).backward()
+    optimizer.step()
+    changed = module(x)
+    assert not torch.equal(changed[0], expected[0])
+    fastrnn.restore(module)
+    assert_same(module(x), changed)
+
+
+@pytest.mark.parametrize("compiled", [torch.compile, nn.Module.compile], ids=["wrapped", "in place"])
+def test_accelerate_a_model_that_has_been_compiled(compiled: Any) -> None:
+    """What was compiled with torch.nn's layers is compiled anew, with ours in the graph."""
+    torch._dynamo.reset()
+    model = Tagger()
+    counter = CompileCounterWithBackend("eager")
+    returned = compiled(model, backend=counter)
+    run = model if returned is None else returned
+    x = torch.randn(6, 2, 5)
+    expected = run(x)
+
+    def ours_in_graphs() -> int:
+        return sum("fastrnn" in str(node.target) for graph in counter.graphs for node in graph.graph.nodes)
+
+    assert ours_in_graphs() == 0
+    _, report = fastrnn.accelerate(run)
+    assert len(report.replaced) == 4
+    assert_same(run(x), expected)
+    assert ours_in_graphs() > 0
+    fastrnn.restore(run)
+    assert_same(run(x), expected)
+
+
+def test_accelerate_inside_data_parallel() -> None:
+    plain, fast = twice(nn.DataParallel(Tagger()))
+    assert type(fast.module.cell) is fastrnn.GRUCell
+    x = torch.randn(6, 2, 5)
+    assert_same(fast(x), plain(x))
+
+
+def test_restore_after_training() -> None:
+    """The weights it was trained to, in the same parameters; and training goes on."""
+    model = fastrnn.accelerate(Tagger())[0]
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    x = torch.randn(6, 2, 5)
+    for convert in (fastrnn.restore, fastrnn.accelerate, fastrnn.restore):
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_of(model(x)).backward()
+            optimizer.step()
+        expected = model(x)
+        convert(model)
+        assert_same(model(x), expected)
+        assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+        assert list(model.state_dict()) == keys
 
 
 def test_accelerated_model_saves_and_loads() -> None:
@@ -153,6 +260,9 @@ def test_accelerated_model_saves_and_loads() -> None:
     assert torch.equal(loaded(x), fast(x))
     assert_same(loaded(x), plain(x))
     plain.load_state_dict(loaded.state_dict())
+    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert type(again.cell) is fastrnn.GRUCell
+        assert torch.equal(again(x), fast(x))
 
 
 def test_patched_reaches_every_way_of_naming_the_class() -> None:
@@ -175,6 +285,20 @@ def test_patched_reaches_every_way_of_naming_the_class() -> None:
     assert [type(nn.LSTM(3, 4)), type(nn.GRUCell(3, 4))] == [nn.LSTM, nn.GRUCell]
 
 
+def test_patched_makes_what_the_constructor_would() -> None:
+    with fastrnn.patched(), fastrnn.patched():
+        module = nn.LSTM(3, 4)
+        assert "device" in inspect.signature(nn.LSTMCell).parameters
+        assert type(nn.utils.skip_init(nn.LSTMCell, 3, 4)) is fastrnn.LSTMCell
+    # torch.nn's layers keep weak references to their weights, which could not be swapped then.
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        module.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert set(vars(module)) == set(vars(fastrnn.LSTM(3, 4)))
+
+
 def test_patched_ends_with_an_error_inside() -> None:
     with pytest.raises(ZeroDivisionError), fastrnn.patched():
         raise ZeroDivisionError
@@ -190,6 +314,18 @@ def test_torchscript_says_to_restore_first(kind: str) -> None:
         torch.jit.script(model)
     x = torch.randn(5, 3)
     assert_same(torch.jit.script(fastrnn.restore(model))(x), model(x))
+
+
+class OwnGRU(fastrnn.GRU):
+    pass
+
+
+@pytest.mark.parametrize("cls", [fastrnn.GRUResetBefore, OwnGRU])
+def test_torchscript_of_what_torch_has_no_twin_of(cls: type[nn.Module]) -> None:
+    with pytest.raises(
+        RuntimeError, match=rf"{cls.__name__} can't be compiled by TorchScript: torch.nn has"
+    ):
+        torch.jit.script(fastrnn.restore(cls(3, 4)))
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -216,3 +352,5 @@ def test_dynamic_quantization_says_what_to_do() -> None:
     assert type(quantized[0]) is dynamic.LSTM
     x = torch.randn(5, 2, 3)
     torch.testing.assert_close(quantized(x)[0], model(x)[0], atol=0.05, rtol=0)
+    _, report = fastrnn.accelerate(quantized)
+    assert report.left == {"0": "torch.ao.nn.quantized.dynamic.modules.rnn.LSTM is not torch.nn's"}

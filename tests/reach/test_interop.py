@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 import fastrnn
 from fastrnn import interop
 
-from .common import KINDS, assert_same
+from .common import KINDS, assert_same, library
 
 T, B, I, H = 6, 3, 4, 5
 
@@ -71,7 +71,7 @@ def test_keras_equations(kind: str) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_keras_itself(kind: str, bidirectional: bool) -> None:
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras = pytest.importorskip("keras", reason="keras is not installed")
+    keras = library("keras")
     options = {"return_sequences": True}
     if kind.startswith("GRU"):
         options["reset_after"] = kind == "GRU"
@@ -119,8 +119,8 @@ def test_onnx_equations(kind: str) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", [*KINDS, "GRUResetBefore"])
 def test_onnx_runtime_and_back(kind: str, bias: bool) -> None:
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    onnx = library("onnx")
+    onnxruntime = library("onnxruntime")
     layer = getattr(fastrnn, kind)(I, H, bidirectional=True, bias=bias)
     w, r, b = interop.to_onnx(layer)
     assert (b is not None) == bias
@@ -145,7 +145,7 @@ def test_onnx_runtime_and_back(kind: str, bias: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_haste_equations(kind: str) -> None:
-    """As haste documents them; haste itself needs a GPU to be installed."""
+    """As haste documents them."""
     layer = randomized(kind, I, H)
     x = torch.randn(T, B, I, dtype=torch.float64)
     p = interop.to_haste(layer)
@@ -167,6 +167,18 @@ def test_haste_equations(kind: str) -> None:
     back = randomized(kind, I, H)
     interop.from_haste(back, p)
     assert_same(back(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_haste_itself(kind: str) -> None:
+    haste = pytest.importorskip("haste_pytorch", reason="haste, built from source alone, is not installed")
+    theirs, ours = getattr(haste, kind)(I, H), getattr(fastrnn, kind)(I, H)
+    interop.from_haste(ours, theirs.state_dict())
+    x = torch.randn(T, B, I)
+    assert_same(ours(x)[0], theirs(x)[0])
+    other = getattr(fastrnn, kind)(I, H)
+    theirs.load_state_dict({n: torch.from_numpy(a) for n, a in interop.to_haste(other).items()})
+    assert_same(other(x)[0], theirs(x)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,8 +214,8 @@ def test_flax_equations_and_back(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_flax_itself(kind: str) -> None:
-    jax = pytest.importorskip("jax", reason="jax is not installed")
-    linen = pytest.importorskip("flax.linen", reason="flax is not installed")
+    jax = library("jax")
+    linen = library("flax.linen")
     name = {"LSTM": "OptimizedLSTMCell", "GRU": "GRUCell", "RNN": "SimpleCell"}[kind]
     theirs = getattr(linen, name)(H)
     x = torch.randn(T, B, I)

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastrnn
 
-from .common import assert_same, gradients, loss_of
+from .common import assert_same, gradients, library, loss_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -22,7 +22,7 @@ def recurrent_types(model: nn.Module) -> set[type[nn.Module]]:
 
 def test_transformers_encodec() -> None:
     """A speech codec: convolutions around an LSTM, in encoder and decoder."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    transformers = library("transformers")
     config = transformers.EncodecConfig(
         num_filters=4,
         hidden_size=16,
@@ -52,7 +52,7 @@ def test_transformers_encodec() -> None:
 
 def test_sb3_contrib_recurrent_ppo() -> None:
     """Reinforcement learning with an LSTM policy: the same training, step for step."""
-    sb3_contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed")
+    sb3_contrib = library("sb3_contrib")
 
     def trained(accelerated: bool) -> Any:
         agent = sb3_contrib.RecurrentPPO(
@@ -82,8 +82,8 @@ def test_sb3_contrib_recurrent_ppo() -> None:
 
 def test_gluonts_deepar() -> None:
     """Probabilistic forecasting: loss and gradients of DeepAR, and a forecast."""
-    pytest.importorskip("gluonts", reason="gluonts is not installed")
-    pytest.importorskip("lightning", reason="lightning, which gluonts' torch models need, is not installed")
+    library("gluonts")
+    library("lightning")
     from gluonts.torch.model.deepar.module import DeepARModel
 
     def model() -> Any:

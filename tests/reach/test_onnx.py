@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import fastrnn
 
-from .common import KINDS, assert_same, tensors
+from .common import KINDS, assert_same, library, tensors
 
-pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+library("onnxscript")
+onnxruntime = library("onnxruntime")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -113,3 +113,30 @@ def test_what_onnx_lacks_is_said(lacking: str, tmp_path: Path) -> None:
         chain.append(str(current))
         current = current.__cause__ or current.__context__
     assert any(lacking in message for message in chain)
+
+
+@pytest.mark.skipif(
+    not torch.__version__.startswith("2.13."), reason="docs/compatibility.md tells of torch 2.13"
+)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_torch_nns_layers_fail_with_dynamic_time(kind: str, tmp_path: Path) -> None:
+    """Where they are exported, or, if they are, where another length is run."""
+
+    def export_and_run_longer() -> None:
+        shapes = ({0: "time"},)
+        _, run = exported(getattr(nn, kind)(I, H), (torch.randn(T, B, I),), tmp_path, dynamic_shapes=shapes)
+        run(torch.randn(T + 2, B, I))
+
+    with pytest.raises(Exception, match=r"conflicts between user-spec|tensor cannot be reshaped"):
+        export_and_run_longer()
+
+
+@pytest.mark.skipif(
+    not torch.__version__.startswith("2.13."), reason="docs/compatibility.md tells of torch 2.13"
+)
+def test_onnx_runtime_refuses_torch_nns_projected_lstm(tmp_path: Path) -> None:
+    x = torch.randn(T, B, I)
+    operators, run = exported(nn.LSTM(I, H, proj_size=2), (x,), tmp_path)
+    assert "LSTM" in operators
+    with pytest.raises(Exception, match="initial_c must have shape"):
+        run(x)

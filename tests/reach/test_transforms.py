@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stac
 
 import fastrnn
 
-from .common import DEVICES, KINDS, assert_same, loss_of
+from .common import DEVICES, KINDS, assert_same, loss_of, tensors
 
 pytestmark = [pytest.mark.parametrize("kind", KINDS), pytest.mark.parametrize("device", DEVICES)]
 
@@ -76,6 +76,37 @@ def test_ensemble_of_weights(kind: str, device: str) -> None:
         assert_same(g, torch.stack([p.grad for p in each]))
 
 
+def test_gradients_of_an_ensemble(kind: str, device: str) -> None:
+    """Every member its own gradient, in one call: how an ensemble is trained."""
+    layers = [layer_and_input(kind, device, bidirectional=True)[0] for _ in range(N)]
+    _, x = layer_and_input(kind, device)
+    stacked, _ = stack_module_state(layers)
+
+    def loss(weights: dict[str, Tensor], a: Tensor) -> Tensor:
+        return loss_of(functional_call(layers[0], weights, (a,)))
+
+    got = vmap(grad(loss))({n: w.detach() for n, w in stacked.items()}, x)
+    for layer, a in zip(layers, x, strict=True):
+        loss_of(layer(a)).backward()
+    expected = [torch.stack([layer.get_parameter(n).grad for layer in layers]) for n in got]
+    assert_same(list(got.values()), expected)
+
+
+def test_per_sample_gradients_with_lengths_and_reset(kind: str, device: str) -> None:
+    layer, x = layer_and_input(kind, device, bidirectional=True)
+    lengths = torch.randint(0, T + 1, (N, B), device=device)
+    reset = torch.rand(N, T, B, device=device) < 0.3
+    weights = dict(layer.named_parameters())
+
+    def loss(w: dict[str, Tensor], a: Tensor, n: Tensor, r: Tensor) -> Tensor:
+        return loss_of(functional_call(layer, w, (a,), {"lengths": n, "reset": r}))
+
+    got = vmap(grad(loss), in_dims=(None, 0, 0, 0))(weights, x, lengths, reset)
+    samples = zip(x, lengths, reset, strict=True)
+    each = [torch.autograd.grad(loss(weights, *sample), list(weights.values())) for sample in samples]
+    assert_same(list(got.values()), [torch.stack(g) for g in zip(*each, strict=True)])
+
+
 def test_grad_vjp_and_per_sample_gradients(kind: str, device: str) -> None:
     layer, x = layer_and_input(kind, device, num_layers=2, bidirectional=True)
     weights = dict(layer.named_parameters())
@@ -103,6 +134,12 @@ def test_jacobians_and_hessian(kind: str, device: str) -> None:
 
     expected = torch.autograd.functional.jacobian(output, short)
     assert_same(jacrev(output)(short), expected)
+    weights = {n: p.detach() for n, p in layer.named_parameters()}
+
+    def of_weights(w: dict[str, Tensor]) -> Tensor:
+        return functional_call(layer, w, (short[:2],))[0]
+
+    assert_same(list(jacrev(of_weights)(weights).values()), list(jacfwd(of_weights)(weights).values()))
     assert_same(jacfwd(output)(short), expected)
     second = torch.autograd.functional.hessian(loss, short)
     assert_same(hessian(loss)(short), second)
@@ -118,6 +155,26 @@ def test_jvp_and_forward_ad(kind: str, device: str) -> None:
     with forward_ad.dual_level():
         output, _ = layer(forward_ad.make_dual(x[0], x[1]))
         assert_same(forward_ad.unpack_dual(output).tangent, expected)
+
+
+def test_jvp_in_weights_and_state(kind: str, device: str) -> None:
+    """In every argument at once, with lengths and reset: the derivative in a direction, which the gradient
+    gives too."""
+    layer, x = layer_and_input(kind, device, bidirectional=True)
+    state = torch.randn(2, B, H, dtype=torch.float64, device=device)
+    lengths = torch.tensor([T, 2], device=device)
+    reset = torch.rand(T, B, device=device) < 0.3
+
+    def loss(w: dict[str, Tensor], a: Tensor, s: Tensor) -> Tensor:
+        hx = (s, 2 * s) if kind == "LSTM" else s
+        return loss_of(functional_call(layer, w, (a, hx), {"lengths": lengths, "reset": reset}))
+
+    at = ({n: p.detach() for n, p in layer.named_parameters()}, x[0], state)
+    direction = ({n: torch.randn_like(p) for n, p in at[0].items()}, x[1], torch.randn_like(state))
+    _, slope = jvp(loss, at, direction)
+    gradient = grad(loss, argnums=(0, 1, 2))(*at)
+    pairs = zip(tensors(gradient), tensors(direction), strict=True)
+    assert_same(slope, sum((g * d).sum() for g, d in pairs))
 
 
 def test_second_derivative_through_func_grad(kind: str, device: str) -> None:

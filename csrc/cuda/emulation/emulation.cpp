@@ -259,7 +259,7 @@ void run(const Launch& launch, const std::function<void()>& body) {
     throw std::runtime_error("emulation: the grid is no multiple of the cluster");
   }
   try {
-    for (unsigned first = 0; first < blocks; first += group) {
+    for (unsigned first = options().last_only ? blocks - group : 0; first < blocks; first += group) {
       clear();
       for (unsigned block = first; block < first + group; ++block) {
         if (block % launch.cluster == 0) {

@@ -52,6 +52,7 @@ struct Options {
   uint64_t seed = 0;           // of the order in which threads run; every launch continues it
   int64_t absent_block = -1;   // a block (number within the grid) that never starts
   bool skip_barriers = false;  // plants the bug that tests of the emulation must see: barriers don't wait
+  bool last_only = false;      // only the last block runs (or cluster), over arrays too large to visit
 };
 Options& options();
 
