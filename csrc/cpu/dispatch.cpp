@@ -1,5 +1,10 @@
 #include "dispatch.h"
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -18,6 +23,9 @@ extern const Target target;
 namespace avx512_bf16 {
 extern const Target target;
 }
+namespace avx512_amx {
+extern const Target target;
+}
 #endif
 
 namespace {
@@ -25,7 +33,23 @@ namespace {
 struct Candidate {
   const Target* target;
   bool usable;
+  bool by_name_only = false;  // until it has been measured
 };
+
+#if defined(__x86_64__)
+// Tiles are large registers, which a process has to ask the system for.
+bool amx_usable() {
+#if defined(FASTRNN_EMULATED_AMX)
+  return true;
+#elif defined(__linux__)
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+         syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 const std::vector<Candidate>& candidates() {
   static const std::vector<Candidate> all = [] {
@@ -38,7 +62,9 @@ const std::vector<Candidate>& candidates() {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     list.push_back({&avx2::target, avx2});
     list.push_back({&avx512::target, avx512});
-    list.push_back({&avx512_bf16::target, avx512 && __builtin_cpu_supports("avx512bf16")});
+    const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    list.push_back({&avx512_bf16::target, bf16});
+    list.push_back({&avx512_amx::target, bf16 && amx_usable(), /*by_name_only=*/true});
 #endif
     return list;
   }();
@@ -54,10 +80,9 @@ std::string join(const std::vector<std::string>& names) {
 const Target& choose() {
   const char* wanted = std::getenv("FASTRNN_CPU_CAPABILITY");
   const Target* best = nullptr;
+  const bool named = wanted != nullptr && *wanted != '\0';
   for (const Candidate& c : candidates()) {
-    if (c.usable && (wanted == nullptr || *wanted == '\0' || wanted == std::string(c.target->name))) {
-      best = c.target;
-    }
+    if (c.usable && (named ? wanted == std::string(c.target->name) : !c.by_name_only)) best = c.target;
   }
   if (best == nullptr) {
     throw std::runtime_error("FASTRNN_CPU_CAPABILITY=" + std::string(wanted) +

@@ -14,8 +14,9 @@
 
 namespace fastrnn {
 
-constexpr int max_tile_rows = 8;
+constexpr int max_tile_rows = 16;
 constexpr int max_tile_vectors = 4;
+constexpr int max_vector_tile_rows = 8;  // where a tile's sums are vectors
 
 // The cell's forward equations for some rows and the units of a block. Pointers are at the first row
 // and the first unit; *_row are strides from row to row. H is the stride from gate to gate or slot to
@@ -79,13 +80,13 @@ struct Kernels {
   using Panel = Panel_;
 
   int lanes;           // Compute numbers in a vector
-  int k_step;          // k of a product, and of packed panels, is a multiple of this
+  int k_step;          // k of a product, of packed panels and of operand rows is a multiple of this
   int rows_3, rows_4;  // most rows of a tile of three vectors and of four
 
   int tile_rows(int vectors) const { return vectors == 3 ? rows_3 : rows_4; }
 
-  // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, 3 or 4 vectors of n.
-  // panel_row: stride from k to k + k_step.
+  // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, at a constant distance, and
+  // 3 or 4 vectors of n. panel_row: stride from k to k + k_step.
   using Multiply = void (*)(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row,
                             Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];

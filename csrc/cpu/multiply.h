@@ -2,12 +2,12 @@
 //
 // Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
 
-// How a vector of products is formed from k_step numbers of a row and k_step rows of a panel. A panel may
-// be stored narrower than it is multiplied.
+// How a vector of products is formed from `pair` numbers of a row and as many rows of a panel, which lie
+// side by side; panels are padded to k_step rows. A panel may be stored narrower than it is multiplied.
 template <class Operand, class Compute, class Panel>
 struct Dot {
   static_assert(std::is_same_v<Operand, Compute>);
-  static constexpr int k_step = 1;
+  static constexpr int pair = 1, k_step = 1;
   using Weight = Vec<Compute>;
   static FASTRNN_INLINE Weight weight(const Panel* panel) { return load(panel, lanes_of<Compute>); }
   static FASTRNN_INLINE Weight broadcast(const Operand* a) { return splat(*a); }
@@ -17,7 +17,12 @@ struct Dot {
 #ifdef FASTRNN_HAS_BF16_DOT
 template <>
 struct Dot<BFloat16, float, BFloat16> {
-  static constexpr int k_step = 2;
+  static constexpr int pair = 2;
+#ifdef FASTRNN_HAS_AMX
+  static constexpr int k_step = 32;
+#else
+  static constexpr int k_step = pair;
+#endif
   using Weight = __m512bh;
   static FASTRNN_INLINE Weight weight(const BFloat16* panel) {
     Weight w;
@@ -50,7 +55,7 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
   auto step = [&](int chain, int64_t at, const Panel* p) __attribute__((always_inline)) {
     typename D::Weight w[vectors];
 #pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::k_step);
+    for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::pair);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
       const typename D::Weight x = D::broadcast(row[m] + at);
@@ -59,14 +64,14 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
     }
   };
   int64_t i = 0;
-  for (; i + chains * D::k_step <= k; i += chains * D::k_step) {
+  for (; i + chains * D::pair <= k; i += chains * D::pair) {
 #pragma GCC unroll 4
     for (int chain = 0; chain < chains; ++chain) {
-      step(chain, i + chain * D::k_step, panel);
+      step(chain, i + chain * D::pair, panel);
       panel += panel_row;
     }
   }
-  for (; i < k; i += D::k_step, panel += panel_row) step(0, i, panel);
+  for (; i < k; i += D::pair, panel += panel_row) step(0, i, panel);
 
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {

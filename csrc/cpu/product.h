@@ -49,7 +49,7 @@ class TransposedProduct {
   int64_t blocks() const { return (H_ + block_ - 1) / block_; }
   int64_t units(int64_t j) const { return std::min(block_, H_ - j * block_); }
   int64_t columns() const { return gates_ * block_; }
-  int64_t tile_rows() const { return panels_ ? kernels_.tile_rows(vectors_) : max_tile_rows; }
+  int64_t tile_rows() const { return panels_ ? kernels_.tile_rows(vectors_) : max_vector_tile_rows; }
 
   void pack(int64_t j) const {
     kernels_.pack_transposed(k_, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, panel(j));

@@ -108,14 +108,14 @@ void add_bias(int rows, int gates, int64_t units, int64_t block, int64_t H, cons
 }
 
 // Units of a panel's k: one number, or a pair as one word where products take pairs.
-template <int k_step, class Compute>
-using PanelWord = std::conditional_t<k_step == 2, uint32_t, Compute>;
+template <int pair, class Compute>
+using PanelWord = std::conditional_t<pair == 2, uint32_t, Compute>;
 
 // The numbers k, k + 1, .. of a row of w as panel words, zero beyond `count` numbers.
-template <int k_step, class Compute, class Storage>
-FASTRNN_INLINE Vec<PanelWord<k_step, Compute>> load_words(const Storage* from, int64_t count) {
+template <int pair, class Compute, class Storage>
+FASTRNN_INLINE Vec<PanelWord<pair, Compute>> load_words(const Storage* from, int64_t count) {
   constexpr int64_t lanes = lanes_of<Compute>;
-  if constexpr (k_step == 1) {
+  if constexpr (pair == 1) {
     return count < lanes ? load(from, count) : load(from, lanes);
   } else {
     BFloat16 pairs[2 * lanes] = {};
@@ -128,24 +128,27 @@ FASTRNN_INLINE Vec<PanelWord<k_step, Compute>> load_words(const Storage* from, i
 
 // Squares of lanes x lanes words are transposed in registers, so that reads and writes both run along
 // cache lines; store(word, column, vector) puts away a vector of a panel's row. Calls it for all words and
-// columns, of which those that do not exist are zero.
-template <int k_step, class Compute, class Storage, class Store>
+// columns, of which those that do not exist are zero. D: the Dot that will read the panel.
+template <class D, class Compute, class Storage, class Store>
 FASTRNN_INLINE void transpose_panel(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H,
                                     int64_t units, int64_t block, Store store_row) {
-  using Word = PanelWord<k_step, Compute>;
+  using Word = PanelWord<D::pair, Compute>;
   constexpr int lanes = lanes_of<Compute>;
-  const int64_t words = (k + k_step - 1) / k_step;
+  // A square with words that exist has all of the padding.
+  static_assert(D::k_step <= D::pair * lanes);
+  const int64_t words = (k + D::pair - 1) / D::pair;
+  const int64_t padded = (k + D::k_step - 1) / D::k_step * (D::k_step / D::pair);
   for (int g = 0; g < gates; ++g) {
     for (int64_t u = 0; u < block; u += lanes) {
       for (int64_t p = 0; p < words; p += lanes) {
         Vec<Word> square[lanes];
 #pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) {
-          const Storage* from = w + (g * H + u + i) * w_row + p * k_step;
-          square[i] = u + i < units ? load_words<k_step, Compute>(from, k - p * k_step) : Vec<Word>{};
+          const Storage* from = w + (g * H + u + i) * w_row + p * D::pair;
+          square[i] = u + i < units ? load_words<D::pair, Compute>(from, k - p * D::pair) : Vec<Word>{};
         }
         transpose(square);
-        const int64_t rows = words - p < lanes ? words - p : lanes;
+        const int64_t rows = padded - p < lanes ? padded - p : lanes;
 #pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) {
           if (i >= rows) break;
@@ -159,7 +162,7 @@ FASTRNN_INLINE void transpose_panel(int64_t k, const Storage* w, int64_t w_row, 
 template <class Storage, class Operand, class Compute, class Panel>
 void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
                      int64_t block, Panel* panel) {
-  constexpr int step = Dot<Operand, Compute, Panel>::k_step;
+  using D = Dot<Operand, Compute, Panel>;
   const int64_t columns = gates * block;
   if constexpr (std::is_same_v<Panel, int8_t>) {
     // A column's largest weight is 127 of its scale.
@@ -170,7 +173,7 @@ void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int6
       v = v < 0 ? -v : v;
       store(scales + column, v > seen ? v : seen, lanes_of<Compute>);
     };
-    transpose_panel<step, Compute>(k, w, w_row, gates, H, units, block, magnitude);
+    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, magnitude);
     for (int64_t n = 0; n < columns; ++n) scales[n] = scales[n] > 0 ? scales[n] / 127 : Compute(1);
     auto round = [&](int64_t i, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
       v = v / load(scales + column, lanes_of<Compute>);
@@ -178,25 +181,26 @@ void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int6
       const auto narrow = __builtin_convertvector(v, Int8s);
       memcpy(panel + i * columns + column, &narrow, sizeof(narrow));
     };
-    transpose_panel<step, Compute>(k, w, w_row, gates, H, units, block, round);
+    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, round);
   } else {
-    using Word = PanelWord<step, Compute>;
+    using Word = PanelWord<D::pair, Compute>;
     auto put = [&](int64_t i, int64_t column, Vec<Word> v) __attribute__((always_inline)) {
-      Panel* to = panel + (i * columns + column) * step;
-      if constexpr (std::is_same_v<Panel, Compute> || step == 2) {
+      Panel* to = panel + (i * columns + column) * D::pair;
+      if constexpr (std::is_same_v<Panel, Compute> || D::pair == 2) {
         memcpy(to, &v, sizeof(v));
       } else {
         store(to, v, lanes_of<Compute>);
       }
     };
-    transpose_panel<step, Compute>(k, w, w_row, gates, H, units, block, put);
+    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, put);
   }
 }
 
 template <class Storage, class Operand, class Compute>
 void pack(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel) {
-  constexpr int step = Dot<Operand, Compute, Operand>::k_step;
-  const int64_t padded = (k + step - 1) / step * step;
+  using D = Dot<Operand, Compute, Operand>;
+  constexpr int step = D::pair;
+  const int64_t padded = (k + D::k_step - 1) / D::k_step * D::k_step;
   Operand row[max_tile_vectors * lanes_of<Compute>];
   for (int64_t i = 0; i < padded; ++i) {
     Operand* to = panel + i / step * block * step + i % step;

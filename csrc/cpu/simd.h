@@ -12,6 +12,12 @@ using Vec = typename VectorOf<T, FASTRNN_VECTOR_BYTES>::type;
 template <class T>
 constexpr int lanes_of = FASTRNN_VECTOR_BYTES / sizeof(T);
 
+// Calls body(std::integral_constant) for 0 .. n - 1.
+template <int... n, class Body>
+FASTRNN_INLINE constexpr void for_constants(std::integer_sequence<int, n...>, Body body) {
+  (body(std::integral_constant<int, n>{}), ...);
+}
+
 // Vectors of the formats that are only stored: as many numbers as a Vec<float>.
 using Bits16 = VectorOf<uint16_t, FASTRNN_VECTOR_BYTES / 2>::type;
 using Bits32 = Vec<uint32_t>;

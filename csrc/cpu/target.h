@@ -4,6 +4,7 @@
 //   FASTRNN_VECTOR_BYTES   16, 32 or 64
 //   FASTRNN_ROWS_3, _4     rows of a tile of three and of four vectors that fill the registers
 //   FASTRNN_HAS_BF16_DOT   if products of bfloat16 pairs are one instruction
+//   FASTRNN_HAS_AMX        if there are tiles of them
 //
 // then includes every header that is not the project's, switches the compiler to the instruction set,
 // and includes this file. Everything compiled under the switch is in a namespace of its own or always
@@ -22,29 +23,37 @@ namespace FASTRNN_TARGET {
 
 #include "rows.h"
 
+#ifdef FASTRNN_HAS_AMX
+#include "amx.h"
+#endif
+
 template <class Storage, class Operand, class Compute, class Panel = Operand>
 constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
   using K = Kernels<Storage, Operand, Compute, Panel>;
   K k{};
   k.lanes = lanes_of<Compute>;
   k.k_step = Dot<Operand, Compute, Panel>::k_step;
-  k.rows_3 = FASTRNN_ROWS_3;
-  k.rows_4 = FASTRNN_ROWS_4;
-#define FASTRNN_TILE(vectors, rows)                                               \
-  if constexpr (rows <= (vectors == 3 ? FASTRNN_ROWS_3 : FASTRNN_ROWS_4)) {       \
-    k.multiply[vectors][rows] = multiply<rows, vectors, Operand, Compute, Panel>; \
-  }
-#define FASTRNN_TILES(rows) FASTRNN_TILE(3, rows) FASTRNN_TILE(4, rows)
-  FASTRNN_TILES(1)
-  FASTRNN_TILES(2)
-  FASTRNN_TILES(3)
-  FASTRNN_TILES(4)
-  FASTRNN_TILES(5)
-  FASTRNN_TILES(6)
-  FASTRNN_TILES(7)
-  FASTRNN_TILES(8)
-#undef FASTRNN_TILES
-#undef FASTRNN_TILE
+#ifdef FASTRNN_HAS_AMX
+  constexpr bool tiles = std::is_same_v<Panel, BFloat16> && std::is_same_v<Operand, BFloat16>;
+#else
+  constexpr bool tiles = false;
+#endif
+  k.rows_3 = tiles ? max_tile_rows : FASTRNN_ROWS_3;
+  k.rows_4 = tiles ? max_tile_rows : FASTRNN_ROWS_4;
+  for_constants(std::make_integer_sequence<int, max_tile_rows>{}, [&](auto row) {
+    constexpr int rows = row + 1;
+    if constexpr (tiles) {
+#ifdef FASTRNN_HAS_AMX
+      k.multiply[3][rows] = multiply_by_tiles<rows, 3>;
+      k.multiply[4][rows] = multiply_by_tiles<rows, 4>;
+#endif
+    } else {
+      if constexpr (rows <= FASTRNN_ROWS_3)
+        k.multiply[3][rows] = multiply<rows, 3, Operand, Compute, Panel>;
+      if constexpr (rows <= FASTRNN_ROWS_4)
+        k.multiply[4][rows] = multiply<rows, 4, Operand, Compute, Panel>;
+    }
+  });
   k.multiply_rows = multiply_rows<Storage, Operand, Compute>;
   k.pack_transposed = pack_transposed<Storage, Operand, Compute, Panel>;
   if constexpr (std::is_same_v<Panel, Operand>) k.pack = pack<Storage, Operand, Compute>;

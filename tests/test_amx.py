@@ -1,0 +1,148 @@
+"""The product by tiles (csrc/cpu/amx.h) and the panels it reads, with the matrix instructions emulated.
+
+Compiled here into a small library, so that it is tested where no processor has them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastrnn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SOURCE = """
+#include <immintrin.h>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define FASTRNN_TARGET tested
+#define FASTRNN_VECTOR_BYTES 64
+#define FASTRNN_HAS_BF16_DOT
+#define FASTRNN_HAS_AMX
+#define FASTRNN_EMULATED_AMX
+#include "cpu/kernels.h"
+#include "cpu/lanes.h"
+
+namespace fastrnn::tested {
+#include "cpu/simd.h"
+#include "cpu/multiply.h"
+#include "cpu/rows.h"
+#include "cpu/amx.h"
+
+using D = Dot<BFloat16, float, BFloat16>;
+
+// acc [rows, vectors * 16] (+)= a [rows, a_row] times a panel of w: of its rows, gate by gate, where
+// gates > 0, else of its first columns.
+template <int vectors>
+void product(int rows, int64_t k, const BFloat16* a, int64_t a_row, const float* w, int64_t w_row,
+             int gates, int64_t H, int64_t units, BFloat16* panel, float* acc, bool accumulate) {
+  const int64_t columns = vectors * 16;
+  if (gates > 0) {
+    pack_transposed<float, BFloat16, float, BFloat16>(k, w, w_row, gates, H, units, columns / gates, panel);
+  } else {
+    pack<float, BFloat16, float>(k, w, w_row, units, columns, panel);
+  }
+  const BFloat16* pointers[max_tile_rows];
+  for (int m = 0; m < rows; ++m) pointers[m] = a + m * a_row;
+  const int64_t padded = (k + D::k_step - 1) / D::k_step * D::k_step;
+  for_constants(std::make_integer_sequence<int, max_tile_rows>{}, [&](auto row) {
+    if (row + 1 == rows) {
+      multiply_by_tiles<row + 1, vectors>(padded, pointers, panel, columns * D::k_step, acc, accumulate);
+    }
+  });
+}
+}  // namespace fastrnn::tested
+
+extern "C" __attribute__((visibility("default"))) void product(
+    int vectors, int rows, int64_t k, const void* a, int64_t a_row, const float* w, int64_t w_row,
+    int gates, int64_t H, int64_t units, void* panel, float* acc, bool accumulate) {
+  const auto run = vectors == 3 ? fastrnn::tested::product<3> : fastrnn::tested::product<4>;
+  run(rows, k, static_cast<const fastrnn::BFloat16*>(a), a_row, w, w_row, gates, H, units,
+      static_cast<fastrnn::BFloat16*>(panel), acc, accumulate);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    if "avx512_bf16" not in fastrnn.build_info()["cpu_targets_usable"]:
+        pytest.skip("this processor does not run avx512_bf16, which the tiles' target needs")
+    folder = tmp_path_factory.mktemp("amx")
+    source, built = folder / "amx.cpp", folder / "amx.so"
+    source.write_text(SOURCE)
+    flags = [
+        "-std=c++20",
+        "-O1",
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512bf16",
+        "-mfma",
+    ]
+    flags += ["-mf16c", "-Wno-psabi", "-Wno-ignored-attributes", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
+    subprocess.run(["g++", *flags, "-o", built, source], check=True)
+    return ctypes.CDLL(str(built))
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """To bfloat16, as 16 bits."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("k", [1, 31, 32, 33, 70])
+@pytest.mark.parametrize("rows", [1, 2, 7, 16])
+@pytest.mark.parametrize(("vectors", "gates"), [(4, 4), (3, 3), (4, 1), (4, 0)])
+def test_product(
+    library: ctypes.CDLL, vectors: int, gates: int, rows: int, k: int, accumulate: bool
+) -> None:
+    random = np.random.default_rng(0)
+    columns = 16 * vectors
+    block = columns // gates if gates else columns
+    units = block - 3  # the rest is to be zero
+    H = block + 2
+    w = random.standard_normal((gates * H, k) if gates else (k, units + 1)).astype(np.float32)
+    exact = np.zeros((k, columns), np.float32)
+    for g in range(gates):
+        exact[:, g * block : g * block + units] = w[g * H : g * H + units].T
+    if not gates:
+        exact[:, :units] = w[:, :units]
+    a_row = (k + 31) // 32 * 32 + 32
+    a = np.zeros((rows, a_row), np.uint16)
+    a[:, :k] = rounded(random.standard_normal((rows, k)))
+    acc = random.standard_normal((rows, columns)).astype(np.float32)
+    expected = widened(a[:, :k]) @ widened(rounded(exact)) + accumulate * acc
+    panel = np.full(a_row * columns, 0x7FC0, np.uint16)  # NaN, wherever packing forgets to write
+    library.product(
+        vectors,
+        rows,
+        ctypes.c_int64(k),
+        a.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_int64(a_row),
+        w.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_int64(w.shape[1]),
+        gates,
+        ctypes.c_int64(H),
+        ctypes.c_int64(units),
+        panel.ctypes.data_as(ctypes.c_void_p),
+        acc.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_bool(accumulate),
+    )
+    np.testing.assert_allclose(acc, expected, rtol=1e-5, atol=1e-5)
