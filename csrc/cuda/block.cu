@@ -18,7 +18,7 @@ struct Kernels {
   }
 
   // Beyond them a multiprocessor holds no LSTM's weights, and threads have too few registers.
-  template <class Cell>
+  template <class Cell, class Storage>
   static constexpr int most_groups() {
     return 12;
   }

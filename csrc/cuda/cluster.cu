@@ -20,23 +20,27 @@ struct Kernels {
     return {blocks, (all + blocks - 1) / blocks * group_units, InCluster::group_warps};
   }
 
-  // A cell of several gates whose blocks own more than 48 units does not fit into 16 of them.
-  template <class Cell>
+  // A cell of several gates whose blocks own more than 48 units, or 32 of float, does not fit into 16 of
+  // them.
+  template <class Cell, class Storage>
   static constexpr int most_groups() {
-    return Cell::gates == 1 ? 4 : 3;
+    return Cell::gates == 1 ? 4 : sizeof(Storage) == 2 ? 3 : 2;
   }
 
-  template <class Cell, class Body>
+  template <class Cell, class Storage, class Body>
   static auto with_version(SliceShape shape, Body body) {
-    if constexpr (most_groups<Cell>() == 4) {
+    if constexpr (most_groups<Cell, Storage>() == 4) {
       if (shape.groups() == 4) return body(Version<4, 512>{});
     }
-    return shape.groups() <= 2 ? body(Version<8, 256>{}) : body(Version<6, 384>{});
+    if constexpr (most_groups<Cell, Storage>() >= 3) {
+      if (shape.groups() == 3) return body(Version<6, 384>{});
+    }
+    return body(Version<8, 256>{});
   }
 
   template <class Cell, class Storage, class Body>
   static auto with_forward(SliceShape shape, Body body) {
-    return with_version<Cell>(shape, [&](auto version) {
+    return with_version<Cell, Storage>(shape, [&](auto version) {
       using V = decltype(version);
       return body(slice_forward<Cell, Storage, InCluster, V::resident, V::threads>,
                   ForwardLayout<Cell, Storage, V::resident>(shape).bytes);
@@ -45,7 +49,7 @@ struct Kernels {
 
   template <class Cell, class Storage, class Body>
   static auto with_backward(SliceShape shape, Body body) {
-    return with_version<Cell>(shape, [&](auto version) {
+    return with_version<Cell, Storage>(shape, [&](auto version) {
       using V = decltype(version);
       const auto run = [&](auto tiles) {
         constexpr int count = decltype(tiles)::value;

@@ -68,7 +68,7 @@ bool slices_fit(CellId cell, int64_t H) {
       const auto fits = [&](auto kernel, int bytes) {
         return can_launch(kernel, bytes, shape.warps() * 32, shape.blocks);
       };
-      return shape.groups() <= Kernels::template most_groups<Cell>() &&
+      return shape.groups() <= Kernels::template most_groups<Cell, Storage>() &&
              Kernels::template with_forward<Cell, Storage>(shape, fits) &&
              Kernels::template with_backward<Cell, Storage>(shape, fits);
     });
