@@ -13,27 +13,39 @@ namespace {
 
 using at::Tensor;
 
-// Whether float32 products may be of operands rounded to bfloat16: torch.set_float32_matmul_precision or
-// torch.backends.mkldnn.rnn.fp32_precision say so. ("high", a sum of three such products, would take longer
-// than float32 itself with these instructions, so that it is computed as "highest".)
-bool bf16_products_allowed() {
+// The least exact products of float32 that torch.set_float32_matmul_precision or
+// torch.backends.mkldnn.rnn.fp32_precision allow: of operands rounded to bfloat16 ("medium", "bf16"), or of
+// each as the sum of two bfloat16 ("high", "tf32").
+at::Float32MatmulPrecision allowed_precision() {
+  using Precision = at::Float32MatmulPrecision;
   const at::Context& context = at::globalContext();
-  return context.float32MatmulPrecision() == at::Float32MatmulPrecision::MEDIUM ||
-         context.float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::RNN) ==
-             at::Float32Precision::BF16;
+  const Precision matmul = context.float32MatmulPrecision();
+  const at::Float32Precision rnn = context.float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::RNN);
+  if (matmul == Precision::MEDIUM || rnn == at::Float32Precision::BF16) return Precision::MEDIUM;
+  if (matmul == Precision::HIGH || rnn == at::Float32Precision::TF32) return Precision::HIGH;
+  return Precision::HIGHEST;
 }
 
 // How a layer's matrices are held: as the tensors' own type, or packed narrower.
 enum class Packing { own, bf16, int8 };
 
+// Whether products of split floats, where an instruction set has them, take less time than exact ones:
+// tiles want several rows to a step, and panels many rows in all.
+bool split_pays(const Sequence& sequence) { return sequence.B >= 8 && sequence.rows > 128; }
+
 // Calls body(kernels) with the table that serves tensors of type S on this processor.
 template <class S, class Body>
-auto with_kernels(Packing packing, Body body) {
+auto with_kernels(Packing packing, bool may_split, Body body) {
   const Target& t = target();
   if constexpr (std::is_same_v<S, float>) {
     if (packing == Packing::bf16) return body(*t.f32_w16);
     if (packing == Packing::int8) return body(*t.f32_w8);
-    return t.f32_bf16_dot && bf16_products_allowed() ? body(*t.f32_bf16_dot) : body(*t.f32);
+    const at::Float32MatmulPrecision allowed = allowed_precision();
+    if (t.f32_bf16_dot && allowed == at::Float32MatmulPrecision::MEDIUM) return body(*t.f32_bf16_dot);
+    if (t.f32_split && allowed == at::Float32MatmulPrecision::HIGH && may_split) {
+      return body(*t.f32_split);
+    }
+    return body(*t.f32);
   } else if constexpr (std::is_same_v<S, double>) {
     return body(*t.f64);
   } else if constexpr (std::is_same_v<S, Half>) {
@@ -45,12 +57,14 @@ auto with_kernels(Packing packing, Body body) {
 
 template <class S>
 void run(const ForwardArgs<S>& args, Packing packing) {
-  with_kernels<S>(packing, [&](const auto& kernels) { run_forward(args, kernels); });
+  // Weights packed beforehand serve calls of any number of rows.
+  const bool may_split = args.weights.panels == nullptr && split_pays(args.sequence);
+  with_kernels<S>(packing, may_split, [&](const auto& kernels) { run_forward(args, kernels); });
 }
 
 template <class S>
 void run(const BackwardArgs<S>& args) {
-  with_kernels<S>(Packing::own, [&](const auto& kernels) {
+  with_kernels<S>(Packing::own, split_pays(args.sequence), [&](const auto& kernels) {
     if constexpr (std::is_same_v<typename std::decay_t<decltype(kernels)>::Panel,
                                  typename std::decay_t<decltype(kernels)>::Operand>) {
       run_backward(args, kernels);
@@ -150,7 +164,7 @@ Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, co
   Tensor panels;
   for_type(w_ih.scalar_type(), [&](auto tag) {
     using S = decltype(tag);
-    with_kernels<S>(packing, [&](const auto& kernels) {
+    with_kernels<S>(packing, /*may_split=*/false, [&](const auto& kernels) {
       const Weights<S> matrices = weights_of<S>(layer);
       const int64_t bytes = pack_weights(info, matrices, kernels, nullptr);
       panels = at::empty({bytes}, w_ih.options().dtype(at::kByte));
@@ -180,7 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
     using S = decltype(tag);
     Weights<S> sizes = weights_of<S>(layer);
     if (layer.P != layer.H) sizes.w_hr = static_cast<const S*>(panels.const_data_ptr());
-    with_kernels<S>(packing, [&](const auto& kernels) {
+    with_kernels<S>(packing, /*may_split=*/false, [&](const auto& kernels) {
       expected = pack_weights(*layer.cell, sizes, kernels, nullptr);
     });
   });

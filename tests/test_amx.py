@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ SOURCE = """
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define FASTRNN_TARGET tested
 #define FASTRNN_VECTOR_BYTES 64
@@ -38,36 +40,40 @@ namespace fastrnn::tested {
 #include "cpu/rows.h"
 #include "cpu/amx.h"
 
-using D = Dot<BFloat16, float, BFloat16>;
-
-// acc [rows, vectors * 16] (+)= a [rows, a_row] times a panel of w: of its rows, gate by gate, where
-// gates > 0, else of its first columns.
-template <int vectors>
-void product(int rows, int64_t k, const BFloat16* a, int64_t a_row, const float* w, int64_t w_row,
-             int gates, int64_t H, int64_t units, BFloat16* panel, float* acc, bool accumulate) {
+// acc [rows, vectors * 16] (+)= x [rows, x_row] times a panel of w: of its rows, gate by gate, where
+// gates > 0, else of its first columns. x has zeros up to x_row.
+template <int vectors, class Operand>
+void product(int rows, int64_t k, const float* x, int64_t x_row, const float* w, int64_t w_row, int gates,
+             int64_t H, int64_t units, void* panels, float* acc, bool accumulate) {
+  using D = Dot<Operand, float, Operand>;
   const int64_t columns = vectors * 16;
+  Operand* panel = static_cast<Operand*>(panels);
   if (gates > 0) {
-    pack_transposed<float, BFloat16, float, BFloat16>(k, w, w_row, gates, H, units, columns / gates, panel);
+    pack_transposed<float, Operand, float, Operand>(k, w, w_row, gates, H, units, columns / gates, panel);
   } else {
-    pack<float, BFloat16, float>(k, w, w_row, units, columns, panel);
+    pack<float, Operand, float>(k, w, w_row, units, columns, panel);
   }
-  const BFloat16* pointers[max_tile_rows];
-  for (int m = 0; m < rows; ++m) pointers[m] = a + m * a_row;
+  std::vector<Operand> a(rows * x_row);
+  convert<float, Operand, float>(rows * x_row, x, a.data());
+  const Operand* pointers[max_tile_rows];
+  for (int m = 0; m < rows; ++m) pointers[m] = &a[m * x_row];
   const int64_t padded = (k + D::k_step - 1) / D::k_step * D::k_step;
   for_constants(std::make_integer_sequence<int, max_tile_rows>{}, [&](auto row) {
     if (row + 1 == rows) {
-      multiply_by_tiles<row + 1, vectors>(padded, pointers, panel, columns * D::k_step, acc, accumulate);
+      multiply_by_tiles<row + 1, vectors, Operand>(padded, pointers, panel, columns * D::k_step, acc,
+                                                   accumulate);
     }
   });
 }
 }  // namespace fastrnn::tested
 
 extern "C" __attribute__((visibility("default"))) void product(
-    int vectors, int rows, int64_t k, const void* a, int64_t a_row, const float* w, int64_t w_row,
-    int gates, int64_t H, int64_t units, void* panel, float* acc, bool accumulate) {
-  const auto run = vectors == 3 ? fastrnn::tested::product<3> : fastrnn::tested::product<4>;
-  run(rows, k, static_cast<const fastrnn::BFloat16*>(a), a_row, w, w_row, gates, H, units,
-      static_cast<fastrnn::BFloat16*>(panel), acc, accumulate);
+    bool split, int vectors, int rows, int64_t k, const float* x, int64_t x_row, const float* w,
+    int64_t w_row, int gates, int64_t H, int64_t units, void* panel, float* acc, bool accumulate) {
+  using namespace fastrnn;
+  const auto run = split ? vectors == 3 ? tested::product<3, SplitFloat> : tested::product<4, SplitFloat>
+                         : vectors == 3 ? tested::product<3, BFloat16> : tested::product<4, BFloat16>;
+  run(rows, k, x, x_row, w, w_row, gates, H, units, panel, acc, accumulate);
 }
 """
 
@@ -97,21 +103,29 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
-    """To bfloat16, as 16 bits."""
+    """To the nearest bfloat16."""
     bits = x.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def widened(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def split(x: np.ndarray) -> np.ndarray:
+    """To the nearest sum of two bfloat16."""
+    return rounded(x).astype(np.float64) + rounded(x - rounded(x))
 
 
+@pytest.mark.parametrize("operand", [rounded, split])
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 70])
 @pytest.mark.parametrize("rows", [1, 2, 7, 16])
 @pytest.mark.parametrize(("vectors", "gates"), [(4, 4), (3, 3), (4, 1), (4, 0)])
 def test_product(
-    library: ctypes.CDLL, vectors: int, gates: int, rows: int, k: int, accumulate: bool
+    library: ctypes.CDLL,
+    vectors: int,
+    gates: int,
+    rows: int,
+    k: int,
+    accumulate: bool,
+    operand: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     random = np.random.default_rng(0)
     columns = 16 * vectors
@@ -124,18 +138,19 @@ def test_product(
         exact[:, g * block : g * block + units] = w[g * H : g * H + units].T
     if not gates:
         exact[:, :units] = w[:, :units]
-    a_row = (k + 31) // 32 * 32 + 32
-    a = np.zeros((rows, a_row), np.uint16)
-    a[:, :k] = rounded(random.standard_normal((rows, k)))
+    x_row = (k + 31) // 32 * 32 + 32
+    x = np.zeros((rows, x_row), np.float32)
+    x[:, :k] = random.standard_normal((rows, k))
     acc = random.standard_normal((rows, columns)).astype(np.float32)
-    expected = widened(a[:, :k]) @ widened(rounded(exact)) + accumulate * acc
-    panel = np.full(a_row * columns, 0x7FC0, np.uint16)  # NaN, wherever packing forgets to write
+    expected = operand(x[:, :k]) @ operand(exact) + accumulate * acc
+    panel = np.full(2 * x_row * columns, 0x7FC0, np.uint16)  # NaN, wherever packing forgets to write
     library.product(
+        ctypes.c_bool(operand is split),
         vectors,
         rows,
         ctypes.c_int64(k),
-        a.ctypes.data_as(ctypes.c_void_p),
-        ctypes.c_int64(a_row),
+        x.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_int64(x_row),
         w.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(w.shape[1]),
         gates,

@@ -84,17 +84,22 @@ FASTRNN_INLINE void multiply_tiles() {
 
 #endif
 
-// A tile of up to 16 rows, at a constant distance, with `vectors` tiles of a panel side by side.
-template <int rows, int vectors>
-void multiply_by_tiles(int64_t k, const BFloat16* const* a, const BFloat16* panel, int64_t panel_row,
+// A tile of up to 16 rows, at a constant distance, with `vectors` tiles of a panel side by side. A row is
+// pairs: of two bfloat16 along k, or of the high and the low part of a float. Of these the products of a
+// pair with a pair are high * high + low * low, and once more with the parts of `a` exchanged
+// low * high + high * low.
+template <int rows, int vectors, class Operand>
+void multiply_by_tiles(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
                        float* acc, bool accumulate) {
-  constexpr int k_tile = 32, row_bytes = 64, tile_a = vectors;
+  constexpr bool split = std::is_same_v<Operand, SplitFloat>;
+  constexpr int row_bytes = 64, k_tile = row_bytes / sizeof(Operand);
+  constexpr int tile_a = vectors, exchanged_a = tile_a + split, first_b = exchanged_a + 1;
   constexpr auto columns = std::make_integer_sequence<int, vectors>{};
   static constexpr TileConfig config = [] {
     TileConfig c;
     for (int tile = 0; tile < 8; ++tile) {
       c.row_bytes[tile] = row_bytes;
-      c.rows[tile] = tile <= tile_a ? rows : k_tile / 2;
+      c.rows[tile] = tile < first_b ? rows : 16;
     }
     return c;
   }();
@@ -106,14 +111,24 @@ void multiply_by_tiles(int64_t k, const BFloat16* const* a, const BFloat16* pane
       clear_tile<n>();
     }
   });
-  const int64_t a_stride = rows > 1 ? (a[1] - a[0]) * int64_t{sizeof(BFloat16)} : 0;
-  const BFloat16* row = a[0];
+  const int64_t a_stride = rows > 1 ? (a[1] - a[0]) * int64_t{sizeof(Operand)} : 0;
+  const Operand* row = a[0];
   for (int64_t i = 0; i < k; i += k_tile, row += k_tile, panel += panel_row) {
     load_tile<tile_a>(row, a_stride);
+    if constexpr (split) {
+      alignas(64) Bits32 exchanged[rows];
+#pragma GCC unroll 16
+      for (int m = 0; m < rows; ++m) {
+        memcpy(&exchanged[m], a[m] + i, row_bytes);
+        exchanged[m] = exchanged[m] << 16 | exchanged[m] >> 16;
+      }
+      load_tile<exchanged_a>(exchanged, row_bytes);
+    }
     for_constants(columns, [&](auto n) __attribute__((always_inline)) {
-      constexpr int tile_b = tile_a + 1 + n % (7 - tile_a);
-      load_tile<tile_b>(panel + n * k_tile, vectors * row_bytes);
+      constexpr int tile_b = first_b + n % (8 - first_b);
+      load_tile<tile_b>(panel + n * (64 / sizeof(Operand)), vectors * row_bytes);
       multiply_tiles<n, tile_a, tile_b>();
+      if constexpr (split) multiply_tiles<n, exchanged_a, tile_b>();
     });
   }
   for_constants(columns, [&](auto n) __attribute__((always_inline)) {

@@ -341,6 +341,7 @@ void run_backward(const BackwardArgs<typename Kernels::Storage>& args, const Ker
 
 template void run_backward(const BackwardArgs<float>&, const Kernels<float, float, float>&);
 template void run_backward(const BackwardArgs<float>&, const Kernels<float, BFloat16, float>&);
+template void run_backward(const BackwardArgs<float>&, const Kernels<float, SplitFloat, float>&);
 template void run_backward(const BackwardArgs<double>&, const Kernels<double, double, double>&);
 template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
 template void run_backward(const BackwardArgs<Half>&, const Kernels<Half, float, float>&);

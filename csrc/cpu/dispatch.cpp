@@ -33,12 +33,11 @@ namespace {
 struct Candidate {
   const Target* target;
   bool usable;
-  bool by_name_only = false;  // until it has been measured
 };
 
 #if defined(__x86_64__)
 // Tiles are large registers, which a process has to ask the system for.
-bool amx_usable() {
+bool amx_granted() {
 #if defined(FASTRNN_EMULATED_AMX)
   return true;
 #elif defined(__linux__)
@@ -48,6 +47,43 @@ bool amx_usable() {
 #else
   return false;
 #endif
+}
+
+// Whether a table's products are right, of whole numbers up to `largest` whose sums are exact in any order.
+// Tiles were tested by emulation alone, so that a processor is not believed before it has shown it.
+template <class Kernels>
+bool multiplies_right(const Kernels& kernels, int largest) {
+  using Operand = typename Kernels::Operand;
+  constexpr int64_t terms = 70, most_rows = max_tile_rows, columns = 64;
+  const int64_t padded = (terms + kernels.k_step - 1) / kernels.k_step * kernels.k_step;
+  std::vector<float> a(most_rows * terms), w(columns * terms), acc(most_rows * columns);
+  int seed = 0;
+  for (auto* numbers : {&a, &w}) {
+    for (float& number : *numbers)
+      number = static_cast<float>((seed += 7919) % (2 * largest + 1) - largest);
+  }
+  std::vector<Operand> operand(most_rows * padded), panel(padded * columns);
+  const Operand* rows[most_rows];
+  for (int64_t m = 0; m < most_rows; ++m) {
+    kernels.round_to_operand(terms, &a[m * terms], &operand[m * padded]);
+    rows[m] = &operand[m * padded];
+  }
+  kernels.pack_transposed(terms, w.data(), terms, 1, columns, columns, columns, panel.data());
+  for (int count : {1, 7, max_tile_rows}) {
+    kernels.multiply[max_tile_vectors][count](padded, rows, panel.data(), columns * kernels.k_step,
+                                              acc.data(), /*accumulate=*/false);
+    for (int64_t i = 0; i < count * columns; ++i) {
+      float sum = 0;
+      for (int64_t k = 0; k < terms; ++k) sum += a[i / columns * terms + k] * w[i % columns * terms + k];
+      if (acc[i] != sum) return false;
+    }
+  }
+  return true;
+}
+
+bool tiles_usable() {
+  return amx_granted() && multiplies_right(*avx512_amx::target.f32_bf16_dot, 100) &&
+         multiplies_right(*avx512_amx::target.f32_split, 450);
 }
 #endif
 
@@ -64,7 +100,7 @@ const std::vector<Candidate>& candidates() {
     list.push_back({&avx512::target, avx512});
     const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
     list.push_back({&avx512_bf16::target, bf16});
-    list.push_back({&avx512_amx::target, bf16 && amx_usable(), /*by_name_only=*/true});
+    list.push_back({&avx512_amx::target, bf16 && tiles_usable()});
 #endif
     return list;
   }();
@@ -82,7 +118,7 @@ const Target& choose() {
   const Target* best = nullptr;
   const bool named = wanted != nullptr && *wanted != '\0';
   for (const Candidate& c : candidates()) {
-    if (c.usable && (named ? wanted == std::string(c.target->name) : !c.by_name_only)) best = c.target;
+    if (c.usable && (!named || wanted == std::string(c.target->name))) best = c.target;
   }
   if (best == nullptr) {
     throw std::runtime_error("FASTRNN_CPU_CAPABILITY=" + std::string(wanted) +

@@ -435,6 +435,7 @@ int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Stora
                                 char*);
 FASTRNN_FORWARD(Kernels<float, float, float>)
 FASTRNN_FORWARD(Kernels<float, BFloat16, float>)
+FASTRNN_FORWARD(Kernels<float, SplitFloat, float>)
 FASTRNN_FORWARD(Kernels<float, float, float, BFloat16>)
 FASTRNN_FORWARD(Kernels<float, float, float, int8_t>)
 FASTRNN_FORWARD(Kernels<double, double, double>)

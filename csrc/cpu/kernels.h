@@ -123,6 +123,7 @@ struct Target {
   const Kernels<Half, float, float>* f16;
   const Kernels<BFloat16, BFloat16, float>* bf16_dot;
   const Kernels<float, BFloat16, float>* f32_bf16_dot;    // float tensors, products of bfloat16
+  const Kernels<float, SplitFloat, float>* f32_split;     // float tensors, products of their two halves
   const Kernels<float, float, float, BFloat16>* f32_w16;  // float tensors, weights packed as bfloat16
   const Kernels<float, float, float, int8_t>* f32_w8;     // and as int8
 };

@@ -40,6 +40,14 @@ struct Dot<BFloat16, float, BFloat16> {
 };
 #endif
 
+#ifdef FASTRNN_HAS_AMX
+// Words of a high and a low part, which tiles multiply as they do pairs.
+template <>
+struct Dot<SplitFloat, float, SplitFloat> {
+  static constexpr int pair = 1, k_step = 16;
+};
+#endif
+
 // Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
 template <int rows, int vectors, class Operand, class Compute, class Panel>
 void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row, Compute* acc,

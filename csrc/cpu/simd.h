@@ -131,6 +131,20 @@ FASTRNN_INLINE void store_narrow(Stored* to, Vec<float> v, int64_t count) {
     memcpy(to, &bits, count * sizeof(Stored));
   }
 }
+FASTRNN_INLINE Vec<float> load(const SplitFloat* from, int64_t count) {
+  Bits32 words{};
+  memcpy(&words, from, count * sizeof(SplitFloat));
+  return bits_as<Vec<float>>(words << 16) + bits_as<Vec<float>>(words & 0xffff0000u);
+}
+// The low part of an infinity is zero, so that the sum is the infinity.
+FASTRNN_INLINE void store(SplitFloat* to, Vec<float> v, int64_t count) {
+  const Bits16 high = narrow(v, BFloat16{});
+  const Vec<float> widened = widen(high, BFloat16{});
+  const Bits16 low = narrow(v == widened ? Vec<float>{} : v - widened, BFloat16{});
+  const Bits32 words = __builtin_convertvector(high, Bits32) | (__builtin_convertvector(low, Bits32) << 16);
+  memcpy(to, &words, count * sizeof(SplitFloat));
+}
+
 FASTRNN_INLINE void store(BFloat16* to, Vec<float> v, int64_t count) { store_narrow(to, v, count); }
 FASTRNN_INLINE void store(Half* to, Vec<float> v, int64_t count) { store_narrow(to, v, count); }
 

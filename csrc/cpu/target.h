@@ -34,7 +34,8 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
   k.lanes = lanes_of<Compute>;
   k.k_step = Dot<Operand, Compute, Panel>::k_step;
 #ifdef FASTRNN_HAS_AMX
-  constexpr bool tiles = std::is_same_v<Panel, BFloat16> && std::is_same_v<Operand, BFloat16>;
+  constexpr bool tiles = std::is_same_v<Panel, Operand> &&
+                         (std::is_same_v<Operand, BFloat16> || std::is_same_v<Operand, SplitFloat>);
 #else
   constexpr bool tiles = false;
 #endif
@@ -44,8 +45,8 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
     constexpr int rows = row + 1;
     if constexpr (tiles) {
 #ifdef FASTRNN_HAS_AMX
-      k.multiply[3][rows] = multiply_by_tiles<rows, 3>;
-      k.multiply[4][rows] = multiply_by_tiles<rows, 4>;
+      k.multiply[3][rows] = multiply_by_tiles<rows, 3, Operand>;
+      k.multiply[4][rows] = multiply_by_tiles<rows, 4, Operand>;
 #endif
     } else {
       if constexpr (rows <= FASTRNN_ROWS_3)
@@ -78,6 +79,9 @@ constexpr auto f16 = make_kernels<Half, float, float>();
 constexpr auto bf16_dot = make_kernels<BFloat16, BFloat16, float>();
 constexpr auto f32_bf16_dot = make_kernels<float, BFloat16, float>();
 #endif
+#ifdef FASTRNN_HAS_AMX
+constexpr auto f32_split = make_kernels<float, SplitFloat, float>();
+#endif
 constexpr auto f32_w16 = make_kernels<float, float, float, BFloat16>();
 constexpr auto f32_w8 = make_kernels<float, float, float, int8_t>();
 
@@ -93,6 +97,11 @@ const Target target = {
     &f32_bf16_dot,
 #else
     nullptr,
+    nullptr,
+#endif
+#ifdef FASTRNN_HAS_AMX
+    &f32_split,
+#else
     nullptr,
 #endif
     &f32_w16,

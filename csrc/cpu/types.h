@@ -13,6 +13,11 @@ struct Half {
   uint16_t bits;
 };
 
+// A float as the sum of two bfloat16: 17 of its 24 significant bits. Only products read it.
+struct SplitFloat {
+  BFloat16 high, low;
+};
+
 // The type that products are summed, states are kept and cells are computed in.
 template <class Storage>
 struct ComputeOf {
