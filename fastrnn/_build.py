@@ -48,7 +48,7 @@ def build_info() -> dict[str, Any]:
         >>> "portable" in fastrnn.build_info()["cpu_targets"]
         True
     """
-    from fastrnn import __version__, ops
+    from fastrnn import __version__
 
     compiled = load()
     return {
@@ -63,6 +63,6 @@ def build_info() -> dict[str, Any]:
         "cpu_target": compiled.cpu_target(),
         "cuda": bool(compiled.cuda_archs),
         "cuda_archs": compiled.cuda_archs,
-        "cuda_drivers": ops.CUDA_DRIVERS,
+        "cuda_drivers": torch.ops.fastrnn.cuda_drivers() if compiled.cuda_archs else [],
         "threads": torch.get_num_threads(),
     }

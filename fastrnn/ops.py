@@ -25,9 +25,6 @@ prepack = torch.ops.fastrnn.prepack.default
 forward_prepacked = torch.ops.fastrnn.forward_prepacked.default
 cuda_driver = torch.ops.fastrnn.cuda_driver.default
 
-# The time loops there are on a GPU, among which csrc/cuda/dispatch.h chooses.
-CUDA_DRIVERS: list[str] = torch.ops.fastrnn.cuda_drivers() if BUILT_WITH_CUDA else []
-
 
 def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op, without the search for gradients that autograd.Layer takes care of (10 us a call)."""
