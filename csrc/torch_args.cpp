@@ -132,4 +132,11 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
   return layer;
 }
 
+at::Tensor without_padding(const Layer& layer) {
+  if (!layer.lengths.defined()) return layer.x;
+  const at::Tensor steps = at::arange(layer.T, layer.lengths.options());
+  const at::Tensor active = (steps.unsqueeze(1) < layer.lengths).unsqueeze(-1);  // [T, B, 1]
+  return layer.x.masked_fill(active.logical_not().view(layer.sizes(1)), 0);
+}
+
 }  // namespace fastrnn

@@ -191,7 +191,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
   return {out.y, out.h_n, out.c_n, out.c};
 }
 
-// [rows, n] the state before each step: `states` [rows, n] of every step, one step later.
+// [rows, n] the state before each step: `states` [rows, n] of every step, one step later. Zero where a
+// sequence has ended.
 Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& initial) {
   const int64_t n = initial.size(1), bytes = n * states.element_size();
   Tensor out = at::empty({q.rows, n}, states.options());
@@ -203,7 +204,7 @@ Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& in
       const int64_t t = q.step(k);
       for (int64_t b = 0; b < q.batch(t); ++b) {
         char* row = to + (q.first_row(t) + b) * bytes;
-        if (q.resets(t, b)) {
+        if (q.resets(t, b) || !q.active(t, b)) {
           memset(row, 0, bytes);
         } else if (k > 0 && q.active(q.step(k - 1), b)) {
           memcpy(row, from + (q.first_row(q.step(k - 1)) + b) * bytes, bytes);
@@ -286,8 +287,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
     const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c, const Tensor& slots,
     std::array<bool, 2> needs) {
-  const Layer layer =
-      check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  Layer layer = check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const CellInfo& info = *layer.cell;
   const SequenceOf sequence(layer, reverse);
   const auto options = x.options();
@@ -321,6 +321,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   }
   Tensor kept_slots = slots.contiguous();
   if (recompute) {
+    if (needs[1] && layer.w_hr.defined()) layer.x = without_padding(layer);
     kept_slots =
         recompute_slots(layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
   }
@@ -371,7 +372,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   }
   Tensor dw_ih = none(), dw_hh = none(), db_ih = none(), db_hh = none(), dw_hr = none();
   if (needs[1]) {
-    dw_ih = weight_gradient(layer, x_slot, d, layer.x.reshape({layer.rows, layer.I}));
+    const auto by_x = [&](const Tensor& rows) {
+      return weight_gradient(layer, x_slot, d, rows.reshape({layer.rows, layer.I}));
+    };
+    dw_ih = by_x(layer.x);
+    // A look at the result costs less than a copy of x without what seldom is there.
+    if (layer.lengths.defined() && !dw_ih.sum().isfinite().item<bool>()) {
+      dw_ih = by_x(without_padding(layer));
+    }
     if (h_prev.defined()) {
       dw_hh = weight_gradient(layer, h_slot, d, h_prev);
     } else {

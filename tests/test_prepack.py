@@ -93,6 +93,7 @@ def test_masks_and_states() -> None:
     module = fastrnn.LSTM(4, 20).eval()
     served = fastrnn.prepack(module)
     x, lengths = torch.randn(7, 3, 4), torch.tensor([7, 0, 3])
+    x[:, 1] = x[3:, 2] = torch.nan
     reset = torch.rand(7, 3) < 0.3
     for got, want in zip(
         served(x, lengths=lengths, reset=reset, states=True)[2][0],
