@@ -107,6 +107,7 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
   TORCH_CHECK(w_ih.dim() == 2 && w_ih.size(0) % info.gates == 0, "fastrnn: w_ih must have the shape [",
               info.gates, " * hidden_size, input_size], got ", w_ih.sizes());
   TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
+  TORCH_CHECK(!w_hr.has_value() || w_hr->dim() == 2, "fastrnn: w_hr must have 2 dimensions");
   const int64_t H = w_ih.size(0) / info.gates, P = w_hr.has_value() ? w_hr->size(0) : H;
   TORCH_CHECK(x.dim() == 3 || x.dim() == 2, "fastrnn: the input must have 2 or 3 dimensions, got ",
               x.dim());

@@ -142,8 +142,12 @@ Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, co
   layer.I = w_ih.size(1);
   layer.H = w_ih.size(0) / info.gates;
   layer.P = w_hh.size(1);
-  TORCH_CHECK(w_hr.has_value() ? w_hr->sizes() == at::IntArrayRef({layer.P, layer.H}) : layer.P == layer.H,
-              "fastrnn: w_hr must have the shape [", layer.P, ", ", layer.H, "]");
+  TORCH_CHECK(layer.I > 0 && layer.H > 0 && layer.P > 0, "fastrnn: sizes must be positive");
+  TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
+  TORCH_CHECK(w_hr.has_value() ? w_hr->sizes() == at::IntArrayRef({layer.P, layer.H}) &&
+                                     w_hr->scalar_type() == w_ih.scalar_type()
+                               : layer.P == layer.H,
+              "fastrnn: w_hr must have the shape [", layer.P, ", ", layer.H, "] and the dtype of w_ih");
   layer.w_ih = w_ih.contiguous();
   layer.w_hh = w_hh.contiguous();
   if (w_hr.has_value()) layer.w_hr = w_hr->contiguous();
@@ -168,11 +172,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
   TORCH_CHECK(h0.dim() == 2, "fastrnn: h0 must have 2 dimensions, got ", h0.dim());
   Layer layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, hidden_size, h0.size(1));
   const Packing packing = find_packing(weights, x.scalar_type());
+  TORCH_CHECK(layer.P == layer.H || layer.cell->has_c, "fastrnn: ", layer.cell->name, " has no projection");
+  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "fastrnn: b_ih and b_hh come together or not at all");
   for (const auto& [given, kept] : {std::pair{&b_ih, &layer.b_ih}, {&b_hh, &layer.b_hh}}) {
     if (!given->has_value()) continue;
-    TORCH_CHECK(
-        (*given)->numel() == layer.cell->gates * layer.H && (*given)->scalar_type() == x.scalar_type(),
-        "fastrnn: biases must have ", layer.cell->gates * layer.H, " numbers of the input's dtype");
+    TORCH_CHECK((*given)->sizes() == at::IntArrayRef({layer.cell->gates * layer.H}) &&
+                    (*given)->scalar_type() == x.scalar_type(),
+                "fastrnn: biases must have the shape [", layer.cell->gates * layer.H,
+                "] and the input's dtype");
     *kept = (*given)->contiguous();
   }
   int64_t expected = 0;
