@@ -103,6 +103,30 @@ def test_masks_and_states() -> None:
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("module", [fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN, *CELLS])
+def test_autocast(module: type[nn.Module]) -> None:
+    """What is packed is not cast: a layer's input is."""
+    served = fastrnn.prepack(module(4, 8).eval())
+    is_layer = isinstance(served, nn.RNNBase)
+    x = torch.randn(3, 4)
+    hx = served(x)[1] if is_layer else served(x)
+    expected = served(x, hx)
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()) if is_layer else (x,):
+            for state in (hx, None):
+                explained = fastrnn.explain(served, given, state)
+                assert (explained.path, explained.dtype) == ("fused", torch.float32)
+            torch.testing.assert_close(first(served(given, hx)), first(expected), rtol=0, atol=0.01)
+            assert first(served(given)).isfinite().all()
+
+
+def test_what_torch_asks_of_its_weights() -> None:
+    served = fastrnn.prepack(fastrnn.GRU(4, 8).eval(), "int8")
+    served.flatten_parameters()
+    assert served.all_weights == []
+    assert str(fastrnn.explain(served, torch.zeros(2, 3, 4))).split(":")[0].endswith(" in float32")
+
+
 def test_a_model() -> None:
     model = nn.ModuleDict({"a": nn.LSTM(4, 8), "b": nn.Linear(8, 2)}).eval()
     served = fastrnn.prepack(model, "int8")
