@@ -23,6 +23,8 @@ void check_batch_sizes(const Layer& layer) {
   for (int64_t t = 0; t < layer.T; ++t) {
     TORCH_CHECK(size[t] > 0 && (t == 0 || size[t] <= size[t - 1]),
                 "fastrnn: batch_sizes must be positive and never increase");
+    TORCH_CHECK(size[t] <= layer.rows - sum, "fastrnn: batch_sizes sum to more than the input's ",
+                layer.rows, " rows");
     sum += size[t];
   }
   TORCH_CHECK(sum == layer.rows, "fastrnn: batch_sizes sum to ", sum, " but the input has ", layer.rows,

@@ -176,7 +176,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "batch_sizes_x": ({"batch_sizes": torch.tensor([B] * T)}, "2 dimensions"),
     "batch_sizes_sum": ({"x": torch.zeros(5, I), "batch_sizes": torch.tensor([3, 1])}, "sum to 4"),
     "batch_sizes_grow": ({"x": torch.zeros(4, I), "batch_sizes": torch.tensor([1, 3])}, "never increase"),
-    "batch_sizes_negative": ({"x": torch.zeros(2, I), "batch_sizes": torch.tensor([3, -1])}, "positive"),
+    "batch_sizes_negative": ({"x": torch.zeros(4, I), "batch_sizes": torch.tensor([3, -1])}, "positive"),
+    "batch_sizes_beyond_int64": (
+        {"x": torch.zeros(0, I), "batch_sizes": torch.tensor([2**62] * 4)},
+        "sum to more than the input's 0 rows",
+    ),
     "batch_sizes_none": (
         {"x": torch.zeros(0, I), "batch_sizes": torch.zeros(0, dtype=torch.int64)},
         "sequence length to be larger than 0",
@@ -208,6 +212,7 @@ def test_bad_arguments(bad: str) -> None:
 
 # What only the numbers in a tensor tell, or the choice of a kernel.
 TOLD_BY_VALUES = {
+    "batch_sizes_beyond_int64",
     "no_steps",
     "batch_sizes_sum",
     "batch_sizes_grow",
