@@ -138,6 +138,11 @@ Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, co
                   w_ih.size(0) % info.gates == 0 && w_hh.scalar_type() == w_ih.scalar_type(),
               "fastrnn: w_ih and w_hh must have the shapes [", info.gates,
               " * hidden_size, .] and one dtype");
+  if (packing == Packing::int8) {
+    for (const Tensor& w : {w_ih, w_hh}) {
+      TORCH_CHECK_VALUE(w.isfinite().all().item<bool>(), "weights with NaN or infinity have no int8 form");
+    }
+  }
   Layer layer;
   layer.I = w_ih.size(1);
   layer.H = w_ih.size(0) / info.gates;

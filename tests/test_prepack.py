@@ -120,6 +120,21 @@ def test_autocast(module: type[nn.Module]) -> None:
             assert first(served(given)).isfinite().all()
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0"])
+def test_weights_that_no_scale_fits(name: str, bad: float) -> None:
+    """As bfloat16 they stay what they are; as int8 a NaN would have become a number."""
+    module = fastrnn.GRU(4, 8).eval()
+    with torch.no_grad():
+        getattr(module, name)[1, 2] = bad
+    x = torch.ones(2, 1, 4)
+    for weights in (None, "bfloat16"):
+        got, want = first(fastrnn.prepack(module, weights)(x)), first(module(x))
+        assert torch.equal(got.isnan(), want.isnan())
+    with pytest.raises(ValueError, match="NaN or infinity have no int8 form"):
+        fastrnn.prepack(module, "int8")
+
+
 def test_what_torch_asks_of_its_weights() -> None:
     served = fastrnn.prepack(fastrnn.GRU(4, 8).eval(), "int8")
     served.flatten_parameters()
