@@ -91,6 +91,11 @@ class Prepacked(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a prepacked layer fits this process only: save the original and prepack it again")
 
+    def __copy__(self) -> Prepacked:
+        twin = type(self).__new__(type(self))
+        twin.__dict__ = dict(self.__dict__)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
         twin = type(self).__new__(type(self))
         twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
