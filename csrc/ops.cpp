@@ -10,8 +10,9 @@
 //   w_ih [G*H, I], w_hh [G*H, P], b_ih, b_hh [G*H], w_hr [P, H]
 //   batch_sizes  see above
 //   lengths      int64 [B] on x's device: sequence b ends after lengths[b] steps; its output is zero
-//                beyond, its state that of its own end. From 0 to T: checked on a CPU; on a GPU, where
-//                that would wait for it, others count as the nearest. Never together with batch_sizes.
+//                beyond, its state that of its own end, and what x holds there, NaN too, makes no
+//                difference. From 0 to T: checked on a CPU; on a GPU, where that would wait for it,
+//                others count as the nearest. Never together with batch_sizes.
 //   reset        bool, of x's leading dimensions: the state is zero before this step. In a reverse
 //                direction "before" is in the order of computation.
 //   reverse      the last step is computed first

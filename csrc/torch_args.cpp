@@ -23,6 +23,8 @@ void check_batch_sizes(const Layer& layer) {
   for (int64_t t = 0; t < layer.T; ++t) {
     TORCH_CHECK(size[t] > 0 && (t == 0 || size[t] <= size[t - 1]),
                 "fastrnn: batch_sizes must be positive and never increase");
+    TORCH_CHECK(size[t] <= layer.rows - sum, "fastrnn: batch_sizes sum to more than the input's ",
+                layer.rows, " rows");
     sum += size[t];
   }
   TORCH_CHECK(sum == layer.rows, "fastrnn: batch_sizes sum to ", sum, " but the input has ", layer.rows,
@@ -107,6 +109,7 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
   TORCH_CHECK(w_ih.dim() == 2 && w_ih.size(0) % info.gates == 0, "fastrnn: w_ih must have the shape [",
               info.gates, " * hidden_size, input_size], got ", w_ih.sizes());
   TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
+  TORCH_CHECK(!w_hr.has_value() || w_hr->dim() == 2, "fastrnn: w_hr must have 2 dimensions");
   const int64_t H = w_ih.size(0) / info.gates, P = w_hr.has_value() ? w_hr->size(0) : H;
   TORCH_CHECK(x.dim() == 3 || x.dim() == 2, "fastrnn: the input must have 2 or 3 dimensions, got ",
               x.dim());
@@ -130,6 +133,13 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
   layer.b_hh = contiguous(b_hh);
   layer.w_hr = contiguous(w_hr);
   return layer;
+}
+
+at::Tensor without_padding(const Layer& layer) {
+  if (!layer.lengths.defined()) return layer.x;
+  const at::Tensor steps = at::arange(layer.T, layer.lengths.options());
+  const at::Tensor active = (steps.unsqueeze(1) < layer.lengths).unsqueeze(-1);  // [T, B, 1]
+  return layer.x.masked_fill(active.logical_not().view(layer.sizes(1)), 0);
 }
 
 }  // namespace fastrnn

@@ -49,4 +49,8 @@ Layer check_layer(std::string_view cell, const at::Tensor& x, const at::Tensor& 
                   const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                   const OptionalTensor& reset);
 
+// x with zeros beyond each sequence's end, for products over all rows: there a gradient of zero times
+// whatever the padding holds must be zero, and infinities and NaNs would make it NaN.
+at::Tensor without_padding(const Layer& layer);
+
 }  // namespace fastrnn

@@ -152,12 +152,21 @@ Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, co
                   w_ih.size(0) % info.gates == 0 && w_hh.scalar_type() == w_ih.scalar_type(),
               "fastrnn: w_ih and w_hh must have the shapes [", info.gates,
               " * hidden_size, .] and one dtype");
+  if (packing == Packing::int8) {
+    for (const Tensor& w : {w_ih, w_hh}) {
+      TORCH_CHECK_VALUE(w.isfinite().all().item<bool>(), "weights with NaN or infinity have no int8 form");
+    }
+  }
   Layer layer;
   layer.I = w_ih.size(1);
   layer.H = w_ih.size(0) / info.gates;
   layer.P = w_hh.size(1);
-  TORCH_CHECK(w_hr.has_value() ? w_hr->sizes() == at::IntArrayRef({layer.P, layer.H}) : layer.P == layer.H,
-              "fastrnn: w_hr must have the shape [", layer.P, ", ", layer.H, "]");
+  TORCH_CHECK(layer.I > 0 && layer.H > 0 && layer.P > 0, "fastrnn: sizes must be positive");
+  TORCH_CHECK(!w_hr.has_value() || info.has_c, "fastrnn: ", info.name, " has no projection");
+  TORCH_CHECK(w_hr.has_value() ? w_hr->sizes() == at::IntArrayRef({layer.P, layer.H}) &&
+                                     w_hr->scalar_type() == w_ih.scalar_type()
+                               : layer.P == layer.H,
+              "fastrnn: w_hr must have the shape [", layer.P, ", ", layer.H, "] and the dtype of w_ih");
   layer.w_ih = w_ih.contiguous();
   layer.w_hh = w_hh.contiguous();
   if (w_hr.has_value()) layer.w_hr = w_hr->contiguous();
@@ -182,11 +191,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
   TORCH_CHECK(h0.dim() == 2, "fastrnn: h0 must have 2 dimensions, got ", h0.dim());
   Layer layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, hidden_size, h0.size(1));
   const Packing packing = find_packing(weights, x.scalar_type());
+  TORCH_CHECK(layer.P == layer.H || layer.cell->has_c, "fastrnn: ", layer.cell->name, " has no projection");
+  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "fastrnn: b_ih and b_hh come together or not at all");
   for (const auto& [given, kept] : {std::pair{&b_ih, &layer.b_ih}, {&b_hh, &layer.b_hh}}) {
     if (!given->has_value()) continue;
-    TORCH_CHECK(
-        (*given)->numel() == layer.cell->gates * layer.H && (*given)->scalar_type() == x.scalar_type(),
-        "fastrnn: biases must have ", layer.cell->gates * layer.H, " numbers of the input's dtype");
+    TORCH_CHECK((*given)->sizes() == at::IntArrayRef({layer.cell->gates * layer.H}) &&
+                    (*given)->scalar_type() == x.scalar_type(),
+                "fastrnn: biases must have the shape [", layer.cell->gates * layer.H,
+                "] and the input's dtype");
     *kept = (*given)->contiguous();
   }
   int64_t expected = 0;
@@ -205,7 +217,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
   return {out.y, out.h_n, out.c_n, out.c};
 }
 
-// [rows, n] the state before each step: `states` [rows, n] of every step, one step later.
+// [rows, n] the state before each step: `states` [rows, n] of every step, one step later. Zero where a
+// sequence has ended.
 Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& initial) {
   const int64_t n = initial.size(1), bytes = n * states.element_size();
   Tensor out = at::empty({q.rows, n}, states.options());
@@ -217,7 +230,7 @@ Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& in
       const int64_t t = q.step(k);
       for (int64_t b = 0; b < q.batch(t); ++b) {
         char* row = to + (q.first_row(t) + b) * bytes;
-        if (q.resets(t, b)) {
+        if (q.resets(t, b) || !q.active(t, b)) {
           memset(row, 0, bytes);
         } else if (k > 0 && q.active(q.step(k - 1), b)) {
           memcpy(row, from + (q.first_row(q.step(k - 1)) + b) * bytes, bytes);
@@ -300,8 +313,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
     const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c, const Tensor& slots,
     std::array<bool, 2> needs) {
-  const Layer layer =
-      check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  Layer layer = check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const CellInfo& info = *layer.cell;
   const SequenceOf sequence(layer, reverse);
   const auto options = x.options();
@@ -335,6 +347,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   }
   Tensor kept_slots = slots.contiguous();
   if (recompute) {
+    if (needs[1] && layer.w_hr.defined()) layer.x = without_padding(layer);
     kept_slots =
         recompute_slots(layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
   }
@@ -385,7 +398,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   }
   Tensor dw_ih = none(), dw_hh = none(), db_ih = none(), db_hh = none(), dw_hr = none();
   if (needs[1]) {
-    dw_ih = weight_gradient(layer, x_slot, d, layer.x.reshape({layer.rows, layer.I}));
+    const auto by_x = [&](const Tensor& rows) {
+      return weight_gradient(layer, x_slot, d, rows.reshape({layer.rows, layer.I}));
+    };
+    dw_ih = by_x(layer.x);
+    // A look at the result costs less than a copy of x without what seldom is there.
+    if (layer.lengths.defined() && !dw_ih.sum().isfinite().item<bool>()) {
+      dw_ih = by_x(without_padding(layer));
+    }
     if (h_prev.defined()) {
       dw_hh = weight_gradient(layer, h_slot, d, h_prev);
     } else {

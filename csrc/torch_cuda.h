@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     std::array<bool, 2> needs) {
   Gpu gpu(x);
   Layer layer = check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
-  layer.x = layer.x.contiguous();
+  layer.x = (needs[1] ? without_padding(layer) : layer.x).contiguous();
   const CellInfo& info = *layer.cell;
   const SequenceOf sequence(layer, reverse);
   const auto options = x.options();

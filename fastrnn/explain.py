@@ -82,8 +82,7 @@ def _explain_layer(
     path = paths.choose(call.x, module.cell)
     if path.name == "torch" and (lengths is not None or reset is not None or states):
         path = paths.REFERENCE
-    weight = module._layer_weights()[0][0]
-    dtype = paths.autocast_dtype(module.cell, call.x.device.type) or weight.dtype
+    dtype = module._computes_in(call.x.device.type)
     steps = call.x.shape[0] if call.batch_sizes is None else len(call.batch_sizes)
     batch = call.x.shape[1] if call.batch_sizes is None else int(call.batch_sizes[0])
     return _explanation(path, module, call.x, steps, batch, dtype)
@@ -98,7 +97,7 @@ def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanat
     if path.name == "torch":
         return Explanation(path.name, path.reason)
     batch = input.shape[0] if input.dim() == 2 else 1
-    return _explanation(path, module, input, 1, batch, module.weight_ih.dtype)
+    return _explanation(path, module, input, 1, batch, module._like()[0])
 
 
 def _explanation(

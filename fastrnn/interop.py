@@ -127,8 +127,11 @@ def from_onnx(
     """
     _, order = _order(module, _ONNX)
     w, r, b = _tensor(W), _tensor(R), None if B is None else _tensor(B)
-    if len(w) != _directions(module):
-        raise ValueError(f"the module has {_directions(module)} directions, W has {len(w)}")
+    for name, t in (("W", w), ("R", r), ("B", b)):
+        if t is not None and t.shape[:1] != (_directions(module),):
+            raise ValueError(
+                f"the module has {_directions(module)} directions, {name} has the shape {tuple(t.shape)}"
+            )
     for direction in range(len(w)):
         b_ih, b_hh = (None, None) if b is None else b[direction].chunk(2)
         _write(
@@ -163,6 +166,7 @@ def from_haste(module: nn.Module, parameters: Mapping[str, Array], layer: int = 
     """
     _, order = _order(module, _HASTE)
     _one_direction(module, "haste")
+    _require(parameters, "haste", "kernel", "recurrent_kernel", "bias")
     p = {name: _tensor(array) for name, array in parameters.items()}
     b_hh = p.get("recurrent_bias", torch.zeros_like(p["bias"]))
     weights = Weights(p["kernel"].T, p["recurrent_kernel"].T, p["bias"], b_hh)
@@ -195,8 +199,11 @@ def from_flax(module: nn.Module, params: Mapping[str, Mapping[str, Array]], laye
     kind = _kind(module)
     _one_direction(module, "Flax")
     gates = _FLAX[kind]
+    _require(params, "Flax", *(side + gate for side in "ih" for gate in gates))
 
     def joined(side: str) -> tuple[Tensor, Tensor]:
+        for gate in gates:
+            _require(params[side + gate], f"Flax ({side + gate})", "kernel")
         entries = [params[side + gate] for gate in gates]
         kernels = [_tensor(entry["kernel"]).T for entry in entries]
         biases = [
@@ -256,6 +263,14 @@ def _one_direction(module: nn.Module, other: str) -> None:
         raise ValueError(f"a {other} layer has one direction, and the module two")
 
 
+def _require(given: Mapping[str, Any], other: str, *names: str) -> None:
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ValueError(
+            f"{other} weights should have {', '.join(missing)} among {', '.join(given) or 'none'}"
+        )
+
+
 def _names(module: nn.Module, layer: int, direction: int) -> list[str]:
     suffix = f"_l{layer}{'_reverse' if direction else ''}" if isinstance(module, nn.RNNBase) else ""
     names = [f"{name}{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
@@ -290,7 +305,12 @@ def _with_biases(weights: Weights) -> Any:
 
 def _to_order(order: tuple[int, ...], weights: Weights) -> Weights:
     def permuted(t: Tensor | None) -> Tensor | None:
-        return None if t is None else torch.cat([t.chunk(len(order))[i] for i in order])
+        if t is None:
+            return None
+        gates = t.chunk(len(order)) if t.dim() > 0 else ()
+        if len(gates) != len(order):
+            raise ValueError(f"the weights of {len(order)} gates cannot have the shape {tuple(t.shape)}")
+        return torch.cat([gates[i] for i in order])
 
     return Weights(*map(permuted, weights))  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,63 @@ def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return forward_op(*args)
 
 
+def _check(
+    name: str,
+    t: Tensor | None,
+    shape: Sequence[int],
+    x: Tensor,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """The backends' check of a tensor, for those without memory. Sizes may be symbols, and stay so."""
+    if t is None:
+        return
+    dtype = dtype or x.dtype
+
+    def wrong() -> str:
+        return (
+            f"fastrnn: {name} must be {dtype} of shape {list(shape)} on {x.device}, "
+            f"got {t.dtype} of shape {list(t.shape)} on {t.device}"
+        )
+
+    torch._check(t.dim() == len(shape) and t.dtype == dtype and t.device == x.device, wrong)
+    for size, expected in zip(t.shape, shape, strict=True):
+        torch._check(size == expected, wrong)
+
+
+def _check_sequence(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    hidden: int,
+    size: int,
+) -> None:
+    """All but the matrices, for a layer of `hidden` units whose h has `size` numbers."""
+    facts = CELLS[cell]
+    has_c, packed = bool(facts["has_c"]), batch_sizes is not None
+    sizes = None if batch_sizes is None else (batch_sizes.dim(), batch_sizes.dtype, batch_sizes.device.type)
+    for right, what in (
+        (x.dim() == 2 or (x.dim() == 3 and not packed), f"the input has {x.dim()} dimensions"),
+        ((c0 is not None) == has_c, f"{cell} {'needs' if has_c else 'has no'} c0"),
+        ((b_ih is None) == (b_hh is None), "b_ih and b_hh come together or not at all"),
+        (not packed or sizes == (1, torch.int64, "cpu"), "batch_sizes must be 1-D int64 on the CPU"),
+        (lengths is None or not packed, "lengths and batch_sizes exclude each other"),
+    ):
+        torch._check(right, lambda what=what: f"fastrnn: {what}")
+    batch = h0.shape[0] if packed else x.shape[-2]
+    _check("h0", h0, (batch, size), x)
+    _check("c0", c0, (batch, hidden), x)
+    _check("b_ih", b_ih, (facts["gates"] * hidden,), x)
+    _check("b_hh", b_hh, (facts["gates"] * hidden,), x)
+    _check("lengths", lengths, (batch,), x, torch.int64)
+    _check("reset", reset, x.shape[:-1], x, torch.bool)
+
+
 @torch.library.register_fake("fastrnn::forward")
 def _(
     cell: str,
@@ -51,13 +109,22 @@ def _(
     reverse: bool,
     keep: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    torch._check(cell in CELLS, lambda: f"fastrnn: there is no cell named {cell!r}")
+    torch._check(w_ih.dim() == 2, lambda: "fastrnn: w_ih must have 2 dimensions")
     facts = CELLS[cell]
-    hidden = w_ih.shape[0] // facts["gates"]
+    gates, hidden = facts["gates"], w_ih.shape[0] // facts["gates"]
+    torch._check(w_hr is None or facts["has_c"] == 1, lambda: f"fastrnn: {cell} has no projection")
+    torch._check(w_hr is None or w_hr.dim() == 2, lambda: "fastrnn: w_hr must have 2 dimensions")
+    size = hidden if w_hr is None else w_hr.shape[0]
+    _check_sequence(cell, x, h0, c0, b_ih, b_hh, batch_sizes, lengths, reset, hidden, size)
+    _check("w_ih", w_ih, (gates * hidden, x.shape[-1]), x)
+    _check("w_hh", w_hh, (gates * hidden, size), x)
+    _check("w_hr", w_hr, (size, hidden), x)
     leading = x.shape[:-1]
     none = x.new_empty(0)
     keeps_slots = facts["keeps_slots"] and keep >= KEEP_SLOTS
     return (
-        x.new_empty((*leading, w_hh.shape[1])),
+        x.new_empty((*leading, size)),
         x.new_empty(h0.shape),
         x.new_empty(c0.shape) if c0 is not None else none,
         x.new_empty((*leading, hidden)) if c0 is not None and keep >= KEEP_C else none.clone(),
@@ -113,6 +180,10 @@ def _(
     reverse: bool,
     keep: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch._check(cell in CELLS, lambda: f"fastrnn: there is no cell named {cell!r}")
+    torch._check(h0.dim() == 2, lambda: "fastrnn: h0 must have 2 dimensions")
+    masks = (batch_sizes, lengths, reset)
+    _check_sequence(cell, x, h0, c0, b_ih, b_hh, *masks, hidden_size, h0.shape[1])
     leading = x.shape[:-1]
     return (
         x.new_empty((*leading, h0.shape[1])),

@@ -75,3 +75,13 @@ def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return None
     return torch.get_autocast_dtype(device_type)
+
+
+def autocast_result(cell: str, device_type: str, state: torch.dtype) -> torch.dtype | None:
+    """The dtype of the results of a layer left alone by autocast, or None where it is as computed.
+
+    Inside torch's GRU on a CPU autocast casts the products, which the state is then joined with.
+    """
+    if cell != "gru" or device_type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return None
+    return torch.promote_types(state, torch.get_autocast_dtype("cpu"))

@@ -91,6 +91,11 @@ class Prepacked(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a prepacked layer fits this process only: save the original and prepack it again")
 
+    def __copy__(self) -> Prepacked:
+        twin = type(self).__new__(type(self))
+        twin.__dict__ = dict(self.__dict__)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
         twin = type(self).__new__(type(self))
         twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
@@ -99,10 +104,14 @@ class Prepacked(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weights={self.weights}"
 
-    def _packed_path(self, x: Tensor) -> None:
+    def _like(self) -> tuple[torch.dtype, torch.device]:
+        return self.dtype, torch.device("cpu")
+
+    def _packed_path(self, x: Tensor, dtype: torch.dtype) -> None:
+        """x can be computed by the kernels, in the dtype it has or will be cast to."""
         path = paths.choose(x)
-        if path.name != "fused" or x.dtype != self.dtype:
-            reason = path.reason if path.name != "fused" else f"the input is {x.dtype}, not {self.dtype}"
+        if path.name != "fused" or dtype != self.dtype:
+            reason = path.reason if path.name != "fused" else f"the input is {dtype}, not {self.dtype}"
             raise RuntimeError(f"a prepacked layer runs by its kernels only: {reason}")
 
 
@@ -111,11 +120,19 @@ class PrepackedLayer(Prepacked, Recurrent):
         call = super()._arrange(*args)
         if call is None:
             raise RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
-        self._packed_path(call.x)
+        self._packed_path(call.x, self.dtype if torch._C._is_any_autocast_enabled() else call.x.dtype)
         return call
 
-    def _like(self) -> tuple[torch.dtype, torch.device]:
-        return self.dtype, torch.device("cpu")
+    def _computes_in(self, device_type: str) -> torch.dtype:
+        return self.dtype
+
+    @staticmethod
+    def _cast(dtype: torch.dtype, x: Tensor, h0: Any, c0: Any, weights: Any) -> Any:
+        """The input to what the packed weights are."""
+        return *Recurrent._cast(dtype, x, h0, c0, [])[:3], weights
+
+    def flatten_parameters(self) -> None:
+        """Nothing: there are no parameters, and their panels lie as the kernels read them."""
 
     def _layer_weights(self) -> Any:
         return self.packed
@@ -131,8 +148,12 @@ class PrepackedCell(Prepacked, RecurrentCell):
             state = self._zeros(input) if hx is None else self._split_state(hx)
         if state is None:
             raise RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
-        self._packed_path(input)
+        self._packed_path(input, input.dtype)
         return self._step(packed_layer, input, state)
+
+    def _path(self, input: Tensor) -> paths.Path:
+        path = super()._path(input)
+        return paths.choose(input) if path is paths.AUTOCAST else path
 
     def _weights(self) -> Any:
         return self.packed[0]
@@ -229,4 +250,4 @@ def _become_packed(name: str, module: Any, weights: str | None) -> None:
     module._parameters.clear()
     module.__class__ = _PACKED[type(module)]
     if isinstance(module, Recurrent):
-        module._flat_weights, module._flat_weights_names = [], []
+        module._flat_weights, module._flat_weights_names, module._all_weights = [], [], []

@@ -75,6 +75,10 @@ def layer(
     Returns:
         h of every step, the last h, the last c, c of every step; None for a c the cell does not have.
     """
+    if lengths is not None:
+        # Beyond a sequence's end the gradient of its products is zero, and zero times NaN would be NaN.
+        ended = torch.arange(x.shape[0] if x.dim() == 3 else 1, device=x.device).unsqueeze(1) >= lengths
+        x = torch.where(ended.view(*x.shape[:-1], 1), 0, x)
     x_parts = linear(x, w_ih, b_ih)
     if batch_sizes is not None:
         sizes = batch_sizes.tolist()

@@ -89,6 +89,50 @@ def test_forms(cell: str, form: str, memory: str, device: str) -> None:
     check_derivatives(layer, form, device)
 
 
+# Half of the sequences end early, one at once; T and B are such that threads have slices and chunks.
+PADDED_T, PADDED_B = 11, 9
+PADDED_LENGTHS = torch.tensor([11, 0, 3, 11, 1, 7, 11, 10, 11])
+
+
+def padded_results(layer: Any, x: Tensor, reset: Tensor | None, order: int) -> list[Tensor]:
+    """All results, gradients of a scalar of them by x and parameters, and of a scalar of these."""
+    x = x.detach().requires_grad_()
+    masks = {"lengths": PADDED_LENGTHS.to(x.device), "reset": reset}
+    found = support.tensors_of(layer(x, **masks, states=True))
+    for _ in range(order):
+        scalar = sum(t.double().square().sum() for t in found)
+        found += torch.autograd.grad(scalar, [x, *layer.parameters()], create_graph=order == 2)
+    return found
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf")])
+@pytest.mark.parametrize("memory", ["full", "lean"])
+@pytest.mark.parametrize(
+    ("dtype", "order"),
+    [(torch.float64, 2), (torch.float32, 1), (torch.bfloat16, 1), (torch.float16, 1)],
+    ids=str,
+)
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_what_padding_holds_makes_no_difference(
+    cell: str, dtype: torch.dtype, order: int, memory: str, fill: float, device: str
+) -> None:
+    flags: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "memory": memory}
+    if cell == "lstm":
+        flags["proj_size"] = 3
+    layer = support.ours(cell, I, H, **flags, device=device, dtype=dtype)
+    x = torch.randn(PADDED_T, PADDED_B, I, device=device).to(dtype)
+    beyond = (torch.arange(PADDED_T).unsqueeze(1) >= PADDED_LENGTHS).unsqueeze(-1).to(device)
+    for reset in (None, torch.rand(PADDED_T, PADDED_B, device=device) < 0.3):
+        zeros, filled = (
+            padded_results(layer, x.masked_fill(beyond, value), reset, order) for value in (0, fill)
+        )
+        for a, b in zip(zeros, filled, strict=True):
+            assert torch.equal(a, b)
+        if order == 1:
+            dx = filled[-1 - len(list(layer.parameters()))]
+            assert not dx.masked_select(beyond).any()
+
+
 @pytest.mark.parametrize("cell", support.LAYERS)
 def test_exhaustive(cell: str, device: str) -> None:
     """Every element of every Jacobian, where the tests above take random directions."""

@@ -115,6 +115,23 @@ def test_no_recompilation_for_other_lengths_and_batches(
     assert len(set(counts[settled:])) == 1
 
 
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_no_recompilation_with_states_and_masks(dynamic: bool | None, device: str) -> None:
+    """What is checked of sizes at tracing compares them with each other, and with no number."""
+    counter = CompileCounterWithBackend("aot_eager")
+    layer = fastrnn.LSTM(I, H, device=device)
+    model = torch.compile(Model(layer), fullgraph=True, backend=counter, dynamic=dynamic)
+    counts = []
+    for steps, batch in ((5, 3), (7, 4), (7, 3), (5, 4), (50, 20), (6, 2)):
+        x = torch.randn(steps, batch, I, device=device, requires_grad=True)
+        hx = support.initial_state(layer, batch, device=device)
+        lengths = torch.randint(0, steps + 1, (batch,), device=device)
+        reset = torch.rand(steps, batch, device=device) < 0.5
+        model(x, hx, lengths=lengths, reset=reset).sum().backward()
+        counts.append(counter.frame_count)
+    assert len(set(counts[0 if dynamic else 1 :])) == 1
+
+
 def test_one_tensor_in_two_places(device: str) -> None:
     """Dynamo takes no autograd.Function that gets a tensor twice; ours may."""
     cell = fastrnn.LSTMCell(H, H, device=device)

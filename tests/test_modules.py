@@ -261,6 +261,21 @@ def test_autocast(cell: str, dtype: torch.dtype, device: str) -> None:
         assert p.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("x", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_mixed_dtypes_under_autocast(
+    cell: str, x: torch.dtype, state: torch.dtype | None, weights: torch.dtype, device: str
+) -> None:
+    """What operators before a layer have cast, and states from elsewhere."""
+    torchs, mine = (m.to(weights) for m in layer_twins(cell, "deep_bidirectional", device))
+    hx = None if state is None else support.initial_state(mine, B, device=device, dtype=state)
+    given = batch(mine, device).to(x)
+    with torch.autocast(device, torch.bfloat16):
+        support.same(mine(given, hx), torchs(given, hx), rtol=0, atol=8 * torch.finfo(torch.bfloat16).eps)
+
+
 @pytest.mark.parametrize("cell", support.CELLS)
 def test_cells_under_autocast(cell: str, device: str) -> None:
     torchs, mine = (m.to(device) for m in support.cell_twins(cell, I, H))

@@ -165,7 +165,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "b_ih": ({"b_ih": torch.zeros(4 * H + 1)}, "b_ih must have the shape"),
     "one_bias": ({"b_hh": None}, "come together"),
     "w_hr": ({"w_hr": torch.zeros(P, H)}, "w_hh must have the shape"),
-    "w_hr_dim": ({"w_hr": torch.zeros(P)}, "w_hh must have the shape"),
+    "w_hr_dim": ({"w_hr": torch.zeros(P)}, "w_hr must have 2 dimensions"),
+    "w_hr_0d": ({"w_hr": torch.zeros(())}, "w_hr must have 2 dimensions"),
     "h0_dtype": ({"h0": torch.zeros(B, H, dtype=torch.float64)}, "h0 must be Float"),
     "x_dtype": ({"x": torch.zeros(T, B, I, dtype=torch.float64)}, "must be Double"),
     "lengths_dtype": ({"lengths": torch.zeros(B, dtype=torch.int32)}, "lengths must be int64"),
@@ -175,7 +176,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "batch_sizes_x": ({"batch_sizes": torch.tensor([B] * T)}, "2 dimensions"),
     "batch_sizes_sum": ({"x": torch.zeros(5, I), "batch_sizes": torch.tensor([3, 1])}, "sum to 4"),
     "batch_sizes_grow": ({"x": torch.zeros(4, I), "batch_sizes": torch.tensor([1, 3])}, "never increase"),
-    "batch_sizes_negative": ({"x": torch.zeros(2, I), "batch_sizes": torch.tensor([3, -1])}, "positive"),
+    "batch_sizes_negative": ({"x": torch.zeros(4, I), "batch_sizes": torch.tensor([3, -1])}, "positive"),
+    "batch_sizes_beyond_int64": (
+        {"x": torch.zeros(0, I), "batch_sizes": torch.tensor([2**62] * 4)},
+        "sum to more than the input's 0 rows",
+    ),
     "batch_sizes_none": (
         {"x": torch.zeros(0, I), "batch_sizes": torch.zeros(0, dtype=torch.int64)},
         "sequence length to be larger than 0",
@@ -203,6 +208,101 @@ def test_bad_arguments(bad: str) -> None:
     message = str(raised.value).split("\nException raised from")[0]
     assert piece in message
     assert "\n" not in message.strip()
+
+
+# What only the numbers in a tensor tell, or the choice of a kernel.
+TOLD_BY_VALUES = {
+    "batch_sizes_beyond_int64",
+    "no_steps",
+    "batch_sizes_sum",
+    "batch_sizes_grow",
+    "batch_sizes_negative",
+    "batch_sizes_none",
+}
+
+
+@pytest.mark.parametrize("bad", sorted(BAD.keys() - TOLD_BY_VALUES))
+def test_bad_arguments_without_memory(bad: str) -> None:
+    """Tracers and the meta device refuse what the kernels would."""
+
+    def without_memory(name: str, value: Any) -> Any:
+        return value.to("meta") if isinstance(value, Tensor) and name != "batch_sizes" else value
+
+    given = {**arguments("lstm", "cpu"), **BAD[bad][0]}
+    with pytest.raises(RuntimeError, match=r"^fastrnn: "):
+        ops.forward(*(without_memory(*item) for item in given.items()))
+
+
+def test_one_tensor_elsewhere() -> None:
+    """An op with tensors of several devices goes to the meta device's, which must not take it."""
+    for name, t in arguments("lstm", "cpu").items():
+        if isinstance(t, Tensor):
+            with pytest.raises(RuntimeError, match=r"^fastrnn: .* must be torch.float32 of shape"):
+                ops.forward(*arguments("lstm", "cpu", **{name: t.to("meta")}).values())
+
+
+def prepacked_arguments(cell: str, **changed: Any) -> list[Any]:
+    """Arguments of forward_prepacked for those of forward, well-formed but for what is changed."""
+    given = arguments(cell, "cpu")
+    panels = ops.prepack(cell, given["w_ih"], given["w_hh"], None, "own")
+    for name in ("w_ih", "w_hh", "w_hr"):
+        del given[name]
+    masks = {name: given.pop(name) for name in ("batch_sizes", "lengths", "reset", "reverse", "keep")}
+    ordered = {
+        **{name: given[name] for name in ("cell", "x", "h0", "c0")},
+        "panels": panels,
+        **{name: given[name] for name in ("b_ih", "b_hh")},
+        "hidden_size": H,
+        "weights": "own",
+        **masks,
+    }
+    return list({**ordered, **changed}.values())
+
+
+@pytest.mark.parametrize(
+    ("cell", "changed", "piece"),
+    [
+        ("lstm", {"h0": torch.zeros(H)}, "h0 must have 2 dimensions"),
+        ("lstm", {"hidden_size": 0}, "sizes must be positive"),
+        ("lstm", {"hidden_size": -H}, "sizes must be positive"),
+        ("lstm", {"h0": torch.zeros(B, P)}, "packed for a layer of other sizes"),
+        ("gru", {"h0": torch.zeros(B, P)}, "gru has no projection"),
+        ("gru", {"b_hh": None}, "come together"),
+        ("gru", {"b_ih": torch.zeros(3, H)}, r"biases must have the shape \[18\]"),
+        ("gru", {"b_hh": torch.zeros(3 * H).double()}, "the input's dtype"),
+        ("gru", {"panels": torch.zeros(8, dtype=torch.uint8)}, "packed for a layer of other sizes"),
+        ("gru", {"panels": torch.zeros(8)}, "packed for a layer of other sizes"),
+        ("gru", {"weights": "int4"}, "own, bfloat16 or int8"),
+    ],
+)
+def test_bad_prepacked_arguments(cell: str, changed: dict[str, Any], piece: str) -> None:
+    with pytest.raises(RuntimeError, match=f"^fastrnn: .*{piece}|^fastrnn: {piece}"):
+        ops.forward_prepacked(*prepacked_arguments(cell, **changed))
+
+
+@pytest.mark.parametrize(
+    ("cell", "shapes", "piece"),
+    [
+        ("lstm", ((4 * H + 1, I), (4 * H + 1, H), None), "w_ih and w_hh must have the shapes"),
+        ("lstm", ((4 * H,), (4 * H, H), None), "w_ih and w_hh must have the shapes"),
+        ("lstm", ((0, I), (0, H), None), "sizes must be positive"),
+        ("gru", ((3 * H, 0), (3 * H, H), None), "sizes must be positive"),
+        ("gru", ((3 * H, I), (3 * H, P), (P, H)), "gru has no projection"),
+        ("gru", ((3 * H, I), (3 * H, P), None), "w_hr must have the shape"),
+        ("lstm", ((4 * H, I), (4 * H, P), (H, P)), "w_hr must have the shape"),
+        ("nope", ((4 * H, I), (4 * H, H), None), "no cell named 'nope'"),
+    ],
+)
+def test_bad_weights_to_prepack(cell: str, shapes: tuple[Any, ...], piece: str) -> None:
+    w_ih, w_hh, w_hr = (None if shape is None else torch.zeros(shape) for shape in shapes)
+    with pytest.raises(RuntimeError, match=f"^fastrnn: .*{piece}|^fastrnn: {piece}"):
+        ops.prepack(cell, w_ih, w_hh, w_hr, "own")
+
+
+def test_projection_of_another_dtype_to_prepack() -> None:
+    w_ih, w_hh, w_hr = torch.zeros(4 * H, I), torch.zeros(4 * H, P), torch.zeros(P, H)
+    with pytest.raises(RuntimeError, match="the dtype of w_ih"):
+        ops.prepack("lstm", w_ih, w_hh, w_hr.double(), "own")
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool, torch.float8_e5m2])

@@ -167,6 +167,35 @@ def test_lengths_and_reset_by_the_reference(cell: str, device: str) -> None:
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jacfwd", "reset_before"])
+def test_padding_with_nan_in_it(transform: str, device: str) -> None:
+    """What lies beyond a sequence's end makes no difference by the other paths either."""
+    layer = (
+        (fastrnn.GRUResetBefore if transform == "reset_before" else fastrnn.GRU)(I, H).to(device).double()
+    )
+    lengths = torch.tensor([1, T, 2], device=device)
+    weights = dict(layer.named_parameters())
+
+    def run(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(layer, weights, (x,), {"lengths": lengths})[0].square().sum()
+
+    calls = {
+        "grad": grad(run),
+        "vmap": vmap(grad(run), in_dims=(None, 0)),
+        "jacfwd": jacfwd(run),
+        "reset_before": grad(run),
+    }
+    x = torch.randn(T, B, I, dtype=torch.float64, device=device)
+    beyond = (torch.arange(T, device=device).unsqueeze(1) >= lengths).unsqueeze(-1)
+    results = []
+    for fill in (0.0, torch.nan):
+        filled = x.masked_fill(beyond, fill)
+        results.append(
+            calls[transform](weights, filled.expand(2, T, B, I) if transform == "vmap" else filled)
+        )
+    torch.testing.assert_close(*results)
+
+
 # explain().
 
 

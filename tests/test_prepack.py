@@ -93,6 +93,7 @@ def test_masks_and_states() -> None:
     module = fastrnn.LSTM(4, 20).eval()
     served = fastrnn.prepack(module)
     x, lengths = torch.randn(7, 3, 4), torch.tensor([7, 0, 3])
+    x[:, 1] = x[3:, 2] = torch.nan
     reset = torch.rand(7, 3) < 0.3
     for got, want in zip(
         served(x, lengths=lengths, reset=reset, states=True)[2][0],
@@ -100,6 +101,45 @@ def test_masks_and_states() -> None:
         strict=True,
     ):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("module", [fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN, *CELLS])
+def test_autocast(module: type[nn.Module]) -> None:
+    """What is packed is not cast: a layer's input is."""
+    served = fastrnn.prepack(module(4, 8).eval())
+    is_layer = isinstance(served, nn.RNNBase)
+    x = torch.randn(3, 4)
+    hx = served(x)[1] if is_layer else served(x)
+    expected = served(x, hx)
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()) if is_layer else (x,):
+            for state in (hx, None):
+                explained = fastrnn.explain(served, given, state)
+                assert (explained.path, explained.dtype) == ("fused", torch.float32)
+            torch.testing.assert_close(first(served(given, hx)), first(expected), rtol=0, atol=0.01)
+            assert first(served(given)).isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0"])
+def test_weights_that_no_scale_fits(name: str, bad: float) -> None:
+    """As bfloat16 they stay what they are; as int8 a NaN would have become a number."""
+    module = fastrnn.GRU(4, 8).eval()
+    with torch.no_grad():
+        getattr(module, name)[1, 2] = bad
+    x = torch.ones(2, 1, 4)
+    for weights in (None, "bfloat16"):
+        got, want = first(fastrnn.prepack(module, weights)(x)), first(module(x))
+        assert torch.equal(got.isnan(), want.isnan())
+    with pytest.raises(ValueError, match="NaN or infinity have no int8 form"):
+        fastrnn.prepack(module, "int8")
+
+
+def test_what_torch_asks_of_its_weights() -> None:
+    served = fastrnn.prepack(fastrnn.GRU(4, 8).eval(), "int8")
+    served.flatten_parameters()
+    assert served.all_weights == []
+    assert str(fastrnn.explain(served, torch.zeros(2, 3, 4))).split(":")[0].endswith(" in float32")
 
 
 def test_a_model() -> None:
@@ -148,7 +188,8 @@ def test_what_would_change_it_is_refused() -> None:
             served.load_state_dict(module.state_dict(), strict=strict)
     with pytest.raises(TypeError, match="this process only"):
         pickle.dumps(served)
-    assert torch.equal(copy.deepcopy(served)(torch.ones(1, 1, 4))[0], served(torch.ones(1, 1, 4))[0])
+    for twin in (copy.copy(served), copy.deepcopy(served)):
+        assert torch.equal(twin(torch.ones(1, 1, 4))[0], served(torch.ones(1, 1, 4))[0])
 
 
 def test_bad_arguments() -> None:

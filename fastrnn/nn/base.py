@@ -82,8 +82,10 @@ class Recurrent(Limits, nn.RNNBase):
         weights = self._layer_weights()
         x, h0, c0 = call.x, call.h0, call.c0
         own_dtype, _ = self._like()
-        dtype = paths.autocast_dtype(self.cell, x.device.type) or own_dtype
-        if x.dtype != dtype or own_dtype != dtype:
+        dtype = self._computes_in(x.device.type)
+        # Under autocast a state may be of another dtype than both.
+        autocast = torch._C._is_any_autocast_enabled()
+        if x.dtype != dtype or own_dtype != dtype or (autocast and h0 is not None):
             x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
         if h0 is None:
             h0, c0 = self._zeros(x, call)
@@ -102,10 +104,18 @@ class Recurrent(Limits, nn.RNNBase):
             states=states,
             layer=self._layer_function(path),
         )
+        result = paths.autocast_result(
+            self.cell, x.device.type, (call.x if call.h0 is None else call.h0).dtype
+        )
+        if result is not None and result != dtype:
+            y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
         output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
         if not states:
             return output, state
         return output, state, [self._hand_back_steps(input, *step, call.unbatched) for step in steps]
+
+    def _computes_in(self, device_type: str) -> torch.dtype:
+        return paths.autocast_dtype(self.cell, device_type) or self._like()[0]
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""

@@ -74,18 +74,19 @@ class RecurrentCell(Limits, nn.RNNCellBase):
         """Sizes, dtypes and devices are as the kernels expect them."""
         if state is None:
             return False
-        weight = self.weight_ih
-        if (
-            input.shape[-1] != self.input_size
-            or input.dtype != weight.dtype
-            or input.device != weight.device
-        ):
+        dtype, device = self._like()
+        if input.shape[-1] != self.input_size or input.dtype != dtype or input.device != device:
             return False
         shape = (*input.shape[:-1], self.hidden_size)
         return all(
             s is None or (s.shape == shape and s.dtype == input.dtype and s.device == input.device)
             for s in state
         )
+
+    def _like(self) -> tuple[torch.dtype, torch.device]:
+        """What input must be."""
+        weight = self.weight_ih
+        return weight.dtype, weight.device
 
     def _zeros(self, input: Tensor) -> State:
         return input.new_zeros((*input.shape[:-1], self.hidden_size)), None

@@ -20,7 +20,8 @@ _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters,
 
         lengths: int64 [B] on the input's device, from 0 to T in any order. Sequence b ends after
             ``lengths[b]`` steps: its output is zero beyond, its last state that of its own end, in both
-            directions. A sequence of length zero hands its initial state back.
+            directions, and the input there, be it NaN, makes no difference. A sequence of length zero
+            hands its initial state back.
         reset: bool [T, B], or [B, T] with ``batch_first``. The state is zero before step t of
             sequence b where ``reset[t, b]`` is set, as at the start of an episode.
         states: return a third value, a list with the state after every step of each layer: {steps},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,13 @@ class Problem:
     tensors: tuple[Tensor | None, ...]  # x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr
     sequence: tuple[Tensor | None, Tensor | None, Tensor | None, bool]
     grads: tuple[Tensor | None, ...]  # of y, h_n, c_n and c
+
+    def padded_with(self, value: float) -> Problem:
+        """The same with x filled beyond the end of each sequence, of which there must be lengths."""
+        x, lengths = self.tensors[0], self.sequence[1]
+        beyond = torch.arange(len(x)).unsqueeze(1) >= lengths
+        filled = x.masked_fill(beyond.unsqueeze(-1), value)
+        return replace(self, tensors=(filled, *self.tensors[1:]))
 
     def outputs(self) -> tuple[Tensor, ...]:
         """y, h_n, c_n, c and gradients of `tensors`, in float64 by the reference."""

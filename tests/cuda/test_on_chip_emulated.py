@@ -71,6 +71,16 @@ def test_equals_reference(driver: str, cell: str, kind: str, reverse: bool, by) 
 
 
 @DRIVERS
+@pytest.mark.parametrize("keep", [1, 2])
+@CELLS
+def test_what_padding_holds_makes_no_difference(driver: str, cell: str, keep: int, by) -> None:
+    problem = problems.make(cell, 5, 8, 3, 19, dtype=torch.bfloat16, kind="lengths+reset")
+    results = (by(driver, problem.padded_with(value), keep) for value in (0, torch.nan))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@DRIVERS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("keep", [1, 2])
 @CELLS

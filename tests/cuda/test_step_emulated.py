@@ -37,6 +37,19 @@ def test_projection_equals_reference(kind: str, reverse: bool, keep: int, H: int
     check(problems.make("lstm", 5, 4, 3, H, P=P, kind=kind, reverse=reverse), keep)
 
 
+@pytest.mark.parametrize("P", [None, 3])
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize("cell", problems.GATES)
+def test_what_padding_holds_makes_no_difference(cell: str, reverse: bool, keep: int, P: int | None) -> None:
+    if P is not None and cell != "lstm":
+        pytest.skip("only LSTM projects")
+    problem = problems.make(cell, 5, 8, 3, 7, P=P, kind="lengths+reset", reverse=reverse)
+    results = (problems.by_ops(emulated.ops(), problem.padded_with(v), keep) for v in (0, torch.nan))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("cell", problems.GATES)
 def test_without_bias(cell: str) -> None:
     check(problems.make(cell, 4, 3, 5, 6, bias=False), 2)

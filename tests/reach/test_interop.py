@@ -258,6 +258,18 @@ def test_what_does_not_fit_is_said() -> None:
         interop.to_keras(fastrnn.LSTM(4, 5, proj_size=2))
     with pytest.raises(ValueError, match="one direction"):
         interop.to_flax(fastrnn.GRU(4, 5, bidirectional=True))
+    with pytest.raises(ValueError, match=r"of 4 gates cannot have the shape \(3,\)"):
+        interop.from_keras(fastrnn.LSTM(4, 5), [torch.zeros(3), torch.zeros((5, 20)), torch.zeros(20)])
+    with pytest.raises(ValueError, match=r"2 directions, R has the shape \(1, 5, 5\)"):
+        interop.from_onnx(
+            fastrnn.RNN(4, 5, bidirectional=True), torch.zeros((2, 5, 4)), torch.zeros((1, 5, 5))
+        )
+    with pytest.raises(ValueError, match="haste weights should have recurrent_kernel among kernel, bias"):
+        interop.from_haste(fastrnn.LSTM(4, 5), {"kernel": torch.zeros((4, 20)), "bias": torch.zeros(20)})
+    with pytest.raises(ValueError, match="Flax weights should have h among i"):
+        interop.from_flax(fastrnn.RNN(4, 5), {"i": {"kernel": torch.zeros((4, 5))}})
+    with pytest.raises(ValueError, match=r"Flax \(h\) weights should have kernel among none"):
+        interop.from_flax(fastrnn.RNN(4, 5), {"i": {"kernel": torch.zeros((4, 5))}, "h": {}})
     with pytest.raises(TypeError, match="not a Linear"):
         interop.to_keras(nn.Linear(4, 5))
 
