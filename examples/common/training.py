@@ -2,7 +2,7 @@
 
 Both start from the same weights. Each batch trains both, one after the other, on the same random
 numbers, so a difference in loss is a difference in arithmetic, and the ratio of their times is
-taken between neighbours in time, which a busy machine disturbs least.
+taken between neighbors in time, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
