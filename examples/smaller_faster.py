@@ -6,7 +6,7 @@ the usual ways, each measured against the original: accuracy, size, time of one 
 - unstructured pruning: the smallest recurrent weights become zero, trained on a little; a dense
   layer takes as long as before, the gain is in what is stored;
 - unit pruning: whole hidden units go, and what is left is a smaller dense layer, really faster;
-- bfloat16 and int8 weights: torch's own ways, and fastrnn.prepack where this version has it.
+- bfloat16 and int8 weights: torch's own ways, and fastrnn.prepack.
 
   python examples/smaller_faster.py
   python examples/smaller_faster.py --predict "où es-tu"     ask the model with half of the units
@@ -176,14 +176,14 @@ def variants_of(
             variants.append(Variant("bfloat16", impl, InBfloat16(base), half))
             if on_cpu:
                 variants.append(Variant("int8", impl, quantized_by_torch(base), bytes_of(base, 1)))
-        elif not hasattr(layers(impl), "prepack"):
-            say("this version of fastrnn has no prepack: no bfloat16 and int8 weights from it")
-        else:
+        elif on_cpu:
             for weights, per_weight in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
                 packed = layers(impl).prepack(base, weights=weights)
                 size = bytes_of(base, per_weight)
                 variants.append(Variant(f"{weights} prepacked", impl, packed, size))
-    if "fastrnn" not in args.impls:
+    if not on_cpu:
+        say("int8 and prepacked weights are for a CPU: left out")
+    elif "fastrnn" not in args.impls:
         say("fastrnn is not used: no prepacked weights")
     return variants
 
