@@ -210,6 +210,10 @@ def prepack(model: Model, weights: str | None = None) -> Model:
 
 
 def _become_packed(name: str, module: Any, weights: str | None) -> None:
+    if module.cell not in ops.CELLS:
+        raise ValueError(
+            f"{name or 'the layer'} ({type(module).__name__}) cannot be packed: it has no kernels"
+        )
     layers = module._layer_weights() if isinstance(module, Recurrent) else [module._weights()]
     tensors = [t for layer in layers for t in layer if t is not None]
     if type(module) not in _PACKED or not all(isinstance(t, nn.Parameter) for t in tensors):

@@ -175,6 +175,8 @@ def test_bad_arguments() -> None:
         fastrnn.prepack(fastrnn.LSTM(4, 8).eval(), "int4")
     with pytest.raises(ValueError, match="no recurrent layer"):
         fastrnn.prepack(nn.Linear(2, 2).eval())
+    with pytest.raises(ValueError, match=r"\(GRUResetBefore\) cannot be packed: it has no kernels"):
+        fastrnn.prepack(fastrnn.GRUResetBefore(4, 8).eval())
     pruned = fastrnn.LSTM(4, 8).eval()
     nn.utils.parametrizations.weight_norm(pruned, "weight_hh_l0")
     pruned.eval()
