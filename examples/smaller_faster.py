@@ -234,7 +234,6 @@ def draw(variants: list[Variant], path: Path) -> None:
     panels[0].set_yticks(rows, [f"{variant.name}, {variant.impl}" for variant in variants], fontsize=8)
     panels[0].invert_yaxis()
     panels[0].set_xlim(0.9 * min(columns["accuracy"]), None)
-    panels[2].set_xscale("log")
     plots.save(figure, path)
 
 
