@@ -163,7 +163,6 @@ def from_haste(module: nn.Module, parameters: Mapping[str, Array], layer: int = 
     """
     _, order = _order(module, _HASTE)
     _one_direction(module, "haste")
-    _check_there(parameters, ("kernel", "recurrent_kernel", "bias"), "a haste layer's parameters")
     p = {name: _tensor(array) for name, array in parameters.items()}
     b_hh = p.get("recurrent_bias", torch.zeros_like(p["bias"]))
     weights = Weights(p["kernel"].T, p["recurrent_kernel"].T, p["bias"], b_hh)
@@ -196,12 +195,9 @@ def from_flax(module: nn.Module, params: Mapping[str, Mapping[str, Array]], laye
     kind = _kind(module)
     _one_direction(module, "Flax")
     gates = _FLAX[kind]
-    _check_there(params, [side + gate for side in "ih" for gate in gates], f"a Flax {kind}'s params")
 
     def joined(side: str) -> tuple[Tensor, Tensor]:
         entries = [params[side + gate] for gate in gates]
-        for entry in entries:
-            _check_there(entry, ("kernel",), "a gate's params")
         kernels = [_tensor(entry["kernel"]).T for entry in entries]
         biases = [
             _tensor(entry["bias"]) if "bias" in entry else torch.zeros(len(kernel))
@@ -249,11 +245,6 @@ def _order(module: nn.Module, orders: dict[str, tuple[int, ...]]) -> tuple[str, 
     if kind not in orders:
         raise ValueError(f"there is no {kind} in this layout")
     return kind, orders[kind]
-
-
-def _check_there(entries: Mapping[str, Any], names: Sequence[str], whose: str) -> None:
-    if missing := [name for name in names if name not in entries]:
-        raise ValueError(f"{whose} should have {', '.join(names)}; there is no {', '.join(missing)}")
 
 
 def _directions(module: nn.Module) -> int:

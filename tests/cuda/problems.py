@@ -10,6 +10,7 @@ from torch import Tensor
 from fastrnn import reference
 from fastrnn.ops import CELLS
 
+GATES = {cell: facts["gates"] for cell, facts in CELLS.items()}
 NAMES = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
@@ -72,7 +73,7 @@ def make(
     if "reset" in kind:
         reset = torch.rand(leading, generator=random) < 0.3
     weight = H**-0.5
-    G = CELLS[cell]["gates"]
+    G = GATES[cell]
     tensors = (
         normal(*leading, I),
         normal(B, rows),

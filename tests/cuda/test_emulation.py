@@ -51,7 +51,7 @@ def test_kernels_keep_within_bounds() -> None:
     """Every cell and kind of sequence under the address sanitizer, in sizes that divide nothing."""
     done = emulated.run_sanitized(
         "import os, emulated, problems, torch\n"
-        "for cell in problems.CELLS:\n"
+        "for cell in problems.GATES:\n"
         "    for kind in ('plain', 'packed+reset', 'lengths+reset'):\n"
         "        for H in (7, 8):\n"
         "            p = problems.make(cell, 4, 5, 3, H, kind=kind, reverse=H == 7)\n"

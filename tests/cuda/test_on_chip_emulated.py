@@ -11,7 +11,7 @@ import torch
 
 KINDS = ("plain", "lengths", "packed", "lengths+reset", "packed+reset")
 DRIVERS = pytest.mark.parametrize("driver", ["cluster", "block", "grid"])
-CELLS = pytest.mark.parametrize("cell", problems.CELLS)
+CELLS = pytest.mark.parametrize("cell", problems.GATES)
 
 
 @pytest.fixture(autouse=True)

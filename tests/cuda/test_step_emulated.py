@@ -22,7 +22,7 @@ def check(problem: problems.Problem, keep: int) -> None:
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cell", problems.CELLS)
+@pytest.mark.parametrize("cell", problems.GATES)
 def test_equals_reference(
     cell: str, kind: str, reverse: bool, keep: int, size: tuple[int, int, int, int]
 ) -> None:
@@ -37,13 +37,13 @@ def test_projection_equals_reference(kind: str, reverse: bool, keep: int, H: int
     check(problems.make("lstm", 5, 4, 3, H, P=P, kind=kind, reverse=reverse), keep)
 
 
-@pytest.mark.parametrize("cell", problems.CELLS)
+@pytest.mark.parametrize("cell", problems.GATES)
 def test_without_bias(cell: str) -> None:
     check(problems.make(cell, 4, 3, 5, 6, bias=False), 2)
 
 
 @pytest.mark.parametrize("absent", range(4))
-@pytest.mark.parametrize("cell", problems.CELLS)
+@pytest.mark.parametrize("cell", problems.GATES)
 def test_absent_gradients_are_zero(cell: str, absent: int) -> None:
     problem = problems.make(cell, 4, 3, 5, 6, kind="lengths")
     grads = list(problem.grads)
@@ -72,7 +72,7 @@ def error(got: tuple[torch.Tensor, ...], want: tuple[torch.Tensor, ...]) -> list
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("P", [None, 6])
-@pytest.mark.parametrize("cell", problems.CELLS)
+@pytest.mark.parametrize("cell", problems.GATES)
 def test_rounds_no_worse_than_the_cpu(cell: str, P: int | None, dtype: torch.dtype) -> None:
     if P is not None and cell != "lstm":
         pytest.skip("only LSTM projects")
@@ -84,7 +84,7 @@ def test_rounds_no_worse_than_the_cpu(cell: str, P: int | None, dtype: torch.dty
         assert ours_one <= 2 * cpu_one + 4 * torch.finfo(dtype).eps, (ours, cpu)
 
 
-@pytest.mark.parametrize("cell", problems.CELLS)
+@pytest.mark.parametrize("cell", problems.GATES)
 def test_order_of_threads_does_not_matter(cell: str) -> None:
     problem = problems.make(cell, 20, 40, 5, 9, dtype=torch.float32, kind="lengths+reset")
     results = []
@@ -97,7 +97,7 @@ def test_order_of_threads_does_not_matter(cell: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lengths+reset", "packed"])
-@pytest.mark.parametrize("cell", problems.CELLS)
+@pytest.mark.parametrize("cell", problems.GATES)
 def test_reads_no_memory_that_nobody_wrote(cell: str, kind: str) -> None:
     """Under deterministic algorithms torch fills fresh memory with NaN, workspaces too."""
     problem = problems.make(cell, 5, 4, 3, 7, kind=kind)
