@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import layers, machine, peaks, peers, quiet, readme, report, results, shapes
+from benchmarks import arguments, layers, machine, peaks, peers, quiet, readme, report, results, shapes
 from benchmarks.results import Result, Row
 from benchmarks.shapes import Case
 from benchmarks.timing import interleave
@@ -33,10 +33,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="only cases whose id has it (wildcards; may be repeated), as in --only 'grid/lstm/*/H256-B8'",
     )
     parser.add_argument("--list", action="store_true", help="print the ids of the cases and stop")
-    parser.add_argument("--threads", type=int, help="default: torch's own choice")
-    parser.add_argument("--seconds", type=float, help="for each case, at least (default 1, quick 0.25)")
+    parser.add_argument("--threads", type=arguments.positive_int, help="default: torch's own choice")
+    parser.add_argument(
+        "--seconds", type=arguments.seconds, help="for each case, at least (default 1, quick 0.25)"
+    )
     parser.add_argument("--busy", action="store_true", help="measure on a busy machine, and say so")
-    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder to write to")
+    parser.add_argument("--out", type=arguments.folder, default=results.FOLDER, help="folder to write to")
     parser.add_argument(
         "--readme", action="store_true", help="only put the newest complete result into README.md"
     )

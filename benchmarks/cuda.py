@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
+from benchmarks.arguments import folder, positive_int, seconds
 
 MODULES = {"lstm": (nn.LSTM, fastrnn.LSTM), "gru": (nn.GRU, fastrnn.GRU)}
 # Name: dtype, whether float32 may be rounded to TF32.
@@ -304,15 +305,15 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--cells", nargs="+", choices=MODULES, default=list(MODULES))
     options.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp16", "tf32"])
-    options.add_argument("--hidden", nargs="+", type=int, default=list(HIDDEN))
-    options.add_argument("--batch", nargs="+", type=int, default=list(BATCH))
-    options.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
+    options.add_argument("--hidden", nargs="+", type=positive_int, default=list(HIDDEN))
+    options.add_argument("--batch", nargs="+", type=positive_int, default=list(BATCH))
+    options.add_argument("--steps", nargs="+", type=positive_int, default=list(STEPS))
     options.add_argument("--training", nargs="+", type=int, choices=[0, 1], default=[0, 1])
     options.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options.add_argument("--drivers", nargs="+", help="default: all that this build has")
-    options.add_argument("--repeats", type=int, default=7)
-    options.add_argument("--seconds", type=float, default=300, help="stop after this long")
-    options.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options.add_argument("--repeats", type=positive_int, default=7)
+    options.add_argument("--seconds", type=seconds, default=300, help="stop after this long")
+    options.add_argument("--out", type=folder, default=Path(__file__).parent / "results")
     options.add_argument("--name", default="cuda", help="of the result files, after the date")
     options.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     return options

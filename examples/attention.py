@@ -16,8 +16,8 @@ from types import ModuleType
 
 import matplotlib.pyplot as plt
 import torch
-from common import checkpoint, languages, plots, training
-from common.classifying import evaluate, guesses, loss_of, predict
+from common import checkpoint, classifying, languages, plots
+from common.classifying import evaluate, guesses, predict
 from common.cli import Parser, launch, positive_float
 from common.implementation import layers
 from common.languages import LANGUAGES, Alphabet, Dataset, Texts
@@ -74,25 +74,12 @@ class PoolingClassifier(nn.Module):
 
 
 def train(args: Namespace, alphabet: Alphabet, dataset: Dataset, pooling: str) -> list[Run]:
-    runs = training.start(
-        args.impls,
+    return classifying.train(
+        args,
         lambda source: PoolingClassifier(source, len(alphabet), args.embedding, args.hidden, pooling),
-        args.world,
-        args.seed,
-        args.lr,
+        dataset,
+        pooling,
     )
-    numbers = torch.Generator().manual_seed(args.seed)
-    batches = [b for _ in range(args.epochs) for b in dataset.epoch(args.batch, numbers)]
-    training.fit(
-        runs,
-        (dataset.batch(args.world.share(indices)) for indices in batches),
-        loss_of,
-        args.world,
-        steps=len(batches),
-        title=pooling,
-        schedule=training.cooling,
-    )
-    return runs
 
 
 def load(path: Path, args: Namespace) -> tuple[PoolingClassifier, Alphabet]:
@@ -165,18 +152,14 @@ def main() -> int:
     if args.predict is not None:
         return answer(args)
 
-    torch.manual_seed(args.seed)
-    share, phrases = (0.25, 60) if args.quick else (1.0, 300)
-    texts, test_texts = languages.load(phrases, args.seed, share)
-    alphabet = Alphabet.of(texts)
-    dataset = Dataset(texts, alphabet, args.world.device)
-    test = Dataset(test_texts, alphabet, args.world.device)
-    say(f"{len(texts.texts)} texts to train on, {len(test_texts.texts)} others to test")
+    data = classifying.data(args)
+    alphabet, test = data.alphabet, data.test
+    say(f"{len(data.texts.texts)} texts to train on, {len(data.test_texts.texts)} others to test")
 
     results: dict[str, list[Scores]] = {}
     rows = []
     for pooling in POOLINGS:
-        runs = train(args, alphabet, dataset, pooling)
+        runs = train(args, alphabet, data.train, pooling)
         results[pooling] = [evaluate(each.model, test)[0] for each in runs]
         for each, score in zip(runs, results[pooling], strict=True):
             rows.append((f"{pooling}, {each.impl}", score.accuracy, score.macro_f1))
@@ -193,7 +176,7 @@ def main() -> int:
         return 0
     model, _ = load(args.checkpoint, args)
     score, _ = evaluate(model, test)
-    draw_some(model, test, test_texts, args.out / f"{NAME}.png")
+    draw_some(model, test, data.test_texts, args.out / f"{NAME}.png")
     plots.losses(runs, args.out / f"{NAME}_loss.png", "Attention classifier")
     mixed = torch.arange(64)
     weights = attended(model, test, mixed)

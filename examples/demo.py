@@ -18,6 +18,7 @@ import argparse
 import statistics
 import sys
 import sysconfig
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -257,7 +258,6 @@ def plot(comparisons: Sequence[Comparison], path: Path) -> None:
         panel.set_title(f"{comparison.name}: {comparison.ratio():.2f} times as fast, the same losses")
         panel.grid(alpha=0.3)
         panel.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
@@ -267,6 +267,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot (default: out)")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
+    try:  # now, not after minutes of training
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=arguments.out):
+            pass
+    except OSError as problem:
+        parser.error(f"nothing can be written to {arguments.out}: {problem.strerror}")
     matplotlib.use("Agg")
 
     info = fastrnn.build_info()

@@ -270,7 +270,7 @@ def train(args: Namespace, vocabulary: Vocabulary, data: Tensor, payload: dict |
 
 
 def main() -> int:
-    parser = Parser(NAME, __doc__)
+    parser = Parser(NAME, __doc__, checkpoint=f"{NAME}_{{text}}")
     parser.add_argument(
         "--text",
         choices=("chars", "words", "sentences"),
@@ -305,7 +305,11 @@ def main() -> int:
     if args.predict is not None:
         return answer(args)
     if args.text == "sentences":
+        if args.resume:
+            raise InputError("the three sentences take seconds to train: leave --resume out.")
         return three_sentences(args)
+    if args.text == "words" and args.most_words < 2:
+        raise InputError(f"--most-words {args.most_words} leaves no word to predict; give 2 or more.")
 
     payload = checkpoint_to_resume(args)
     if args.file:

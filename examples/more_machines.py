@@ -81,7 +81,7 @@ def run_model(args: Namespace, processes: int, folder: Path, *more: str) -> Outc
 
 def fresh(folder: Path) -> Path:
     """The folder of a run, without the figures and the checkpoint of an earlier one."""
-    for name in ("language_model_chars.json", "language_model.pt"):
+    for name in ("language_model_chars.json", "language_model_chars.pt"):
         (folder / name).unlink(missing_ok=True)
     return folder
 
@@ -129,7 +129,7 @@ def main() -> int:
     ends = [outcome.perplexity for outcome in (*outcomes, killed)]
     spread = max(ends) / min(ends) - 1
     report.expect("relative spread of the perplexities", spread, most=NOISE)
-    saved = checkpoint.load(folder / "language_model.pt", "language_model")
+    saved = checkpoint.load(folder / "language_model_chars.pt", "language_model")
     report.expect("steps in the last checkpoint", saved["step"], least=args.steps)
     for outcome in outcomes:
         if ratio := outcome.figures.get("speed ratio"):

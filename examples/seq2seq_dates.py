@@ -277,6 +277,8 @@ def main() -> int:
     args = parser.parse()
     if args.predict is not None:
         return answer(args)
+    if args.languages > len(dates.LANGUAGES):
+        raise InputError(f"--languages {args.languages} is more than the {len(dates.LANGUAGES)} there are.")
 
     seen, held_out = dates.split(dates.formats(dates.LANGUAGES[: args.languages]))
     train_pairs = dates.draw(seen, 5_000 if args.quick else 50_000, args.seed, "train")

@@ -6,7 +6,7 @@ the usual ways, each measured against the original: accuracy, size, time of one 
 - unstructured pruning: the smallest recurrent weights become zero, trained on a little; a dense
   layer takes as long as before, the gain is in what is stored;
 - unit pruning: whole hidden units go, and what is left is a smaller dense layer, really faster;
-- bfloat16 and int8 weights: torch's own ways, and fastrnn.prepack where this version has it.
+- bfloat16 and int8 weights: torch's own ways, and fastrnn.prepack.
 
   python examples/smaller_faster.py
   python examples/smaller_faster.py --predict "où es-tu"     ask the model with half of the units
@@ -25,9 +25,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from common import checkpoint, languages, plots, training
+from common import checkpoint, classifying, plots, training
 from common.classifying import evaluate, guesses, loss_of, predict
 from common.cli import Parser, launch, positive_float
+from common.errors import InputError
 from common.implementation import layers
 from common.languages import Alphabet, Dataset, Texts
 from common.report import Report, say, table
@@ -55,8 +56,10 @@ class Variant:
     micros: float = 0.0  # of one step of one text
 
 
-def classifier(impl: str, args: Namespace, vocabulary: int, hidden: int) -> TextClassifier:
-    model = TextClassifier(layers(impl), vocabulary, args.embedding, hidden, time_steps=False)
+def classifier(
+    impl: str, args: Namespace, vocabulary: int, hidden: int, time_steps: bool = False
+) -> TextClassifier:
+    model = TextClassifier(layers(impl), vocabulary, args.embedding, hidden, time_steps)
     return model.eval().to(args.world.device)
 
 
@@ -127,7 +130,7 @@ def keep_units(
             state[f"rnn.{name}{suffix}"] = state[f"rnn.{name}{suffix}"][rows]
         state[f"rnn.weight_hh_l0{suffix}"] = state[f"rnn.weight_hh_l0{suffix}"][:, keep]
     state["output.weight"] = state["output.weight"][:, torch.cat((kept[0], hidden + kept[1]))]
-    model = classifier(impl, args, vocabulary, count)
+    model = classifier(impl, args, vocabulary, count, original.time is not None)
     model.load_state_dict(state)
     return model
 
@@ -159,7 +162,8 @@ def variants_of(
     for impl in args.impls:
         here = {}
         for name, source in {"original": original, **small}.items():
-            here[name] = classifier(impl, args, vocabulary, source.rnn.hidden_size)
+            time_steps = source.time is not None
+            here[name] = classifier(impl, args, vocabulary, source.rnn.hidden_size, time_steps)
             here[name].load_state_dict(source.state_dict())
             # A sparse row keeps its values and, in two bytes, their columns.
             sparse = name.endswith("weights zero")
@@ -172,14 +176,14 @@ def variants_of(
             variants.append(Variant("bfloat16", impl, InBfloat16(base), half))
             if on_cpu:
                 variants.append(Variant("int8", impl, quantized_by_torch(base), bytes_of(base, 1)))
-        elif not hasattr(layers(impl), "prepack"):
-            say("this version of fastrnn has no prepack: no bfloat16 and int8 weights from it")
-        else:
+        elif on_cpu:
             for weights, per_weight in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
                 packed = layers(impl).prepack(base, weights=weights)
                 size = bytes_of(base, per_weight)
                 variants.append(Variant(f"{weights} prepacked", impl, packed, size))
-    if "fastrnn" not in args.impls:
+    if not on_cpu:
+        say("int8 and prepacked weights are for a CPU: left out")
+    elif "fastrnn" not in args.impls:
         say("fastrnn is not used: no prepacked weights")
     return variants
 
@@ -230,7 +234,6 @@ def draw(variants: list[Variant], path: Path) -> None:
     panels[0].set_yticks(rows, [f"{variant.name}, {variant.impl}" for variant in variants], fontsize=8)
     panels[0].invert_yaxis()
     panels[0].set_xlim(0.9 * min(columns["accuracy"]), None)
-    panels[2].set_xscale("log")
     plots.save(figure, path)
 
 
@@ -239,7 +242,7 @@ def answer(args: Namespace) -> int:
     payload = checkpoint.load(args.checkpoint, NAME, args)
     config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     args.embedding = config["embedding"]
-    model = classifier(args.impls[-1], args, len(alphabet), config["units"])
+    model = classifier(args.impls[-1], args, len(alphabet), config["units"], config["time_steps"])
     checkpoint.restore(args.checkpoint, model, payload["model"])
     text = alphabet.read(args.predict)
     one = Dataset(Texts([text], [0]), alphabet, args.world.device)
@@ -259,36 +262,35 @@ def main() -> int:
     args = parser.parse()
     if args.predict is not None:
         return answer(args)
+    if args.hidden < 4:
+        raise InputError(f"--hidden {args.hidden} leaves no unit where a quarter is kept; give 4 or more.")
 
     torch.manual_seed(args.seed)
-    share, phrases = (0.25, 60) if args.quick else (1.0, 300)
-    texts, test_texts = languages.load(phrases, args.seed, share)
     report = Report(NAME, args)
     impl = args.impls[-1]
     runs: list[Run] = []
     if args.classifier:
         original, alphabet = load_classifier(args.classifier, args.impls, args.world.device)
         args.hidden, args.embedding = original.rnn.hidden_size, original.embedding.embedding_dim
-        dataset = Dataset(texts, alphabet, args.world.device)
+        data = classifying.data(args, alphabet)
     else:
-        alphabet = Alphabet.of(texts)
-        dataset = Dataset(texts, alphabet, args.world.device)
-        runs = train(args, alphabet, dataset, time_steps=False)
+        data = classifying.data(args)
+        alphabet = data.alphabet
+        runs = train(args, alphabet, data.train, time_steps=False)
         original = runs[-1].model
-    test = Dataset(test_texts, alphabet, args.world.device)
 
     small: dict[str, TextClassifier] = {}
     for part in (0.5, 0.9):
-        small[f"{part:.0%} weights zero"] = prune_weights(args, original, impl, dataset, part)
+        small[f"{part:.0%} weights zero"] = prune_weights(args, original, impl, data.train, part)
     units = args.hidden // 2
     for count in (units, args.hidden // 4):
         name = f"{count} of {args.hidden} units"
         small[name] = keep_units(args, original, impl, len(alphabet), count)
-        fine_tune(args, small[name], impl, dataset, name)
+        fine_tune(args, small[name], impl, data.train, name)
     if args.world.rank > 0:
         return 0
     variants = variants_of(args, original, small, len(alphabet))
-    measure(variants, test, 10 if args.quick else 60)
+    measure(variants, data.test, 10 if args.quick else 60)
     first = variants[0]
     rows = [
         (
@@ -309,7 +311,7 @@ def main() -> int:
     checkpoint.save(
         args.checkpoint,
         NAME,
-        {"embedding": args.embedding, "units": units},
+        {"embedding": args.embedding, "units": units, "time_steps": original.time is not None},
         alphabet=alphabet.saved(),
         model=small[half].state_dict(),
     )
@@ -333,7 +335,7 @@ def main() -> int:
         report.expect("time of a step with half of the units", share, most=0.9)
     if runs:
         report.same_start(runs)
-        both = [evaluate(each.model, test)[0].macro_f1 for each in runs]
+        both = [evaluate(each.model, data.test)[0].macro_f1 for each in runs]
         report.same_in_both("macro-F1", both, NOISE)
     return report.finish(runs)
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from common import checkpoint, languages, plots, training
-from common.classifying import evaluate, guesses, loss_of, predict, show_errors
+from common import checkpoint, classifying, languages, plots
+from common.classifying import evaluate, guesses, predict, show_errors
 from common.cli import Parser, launch, positive_float
-from common.distributed import World
 from common.errors import InputError
 from common.implementation import layers
 from common.languages import LANGUAGES, LONGEST, Alphabet, Dataset
@@ -59,26 +58,12 @@ class TextClassifier(nn.Module):
 
 
 def train(args: Namespace, alphabet: Alphabet, dataset: Dataset, time_steps: bool) -> list[Run]:
-    world: World = args.world
-    runs = training.start(
-        args.impls,
+    return classifying.train(
+        args,
         lambda source: TextClassifier(source, len(alphabet), args.embedding, args.hidden, time_steps),
-        world,
-        args.seed,
-        args.lr,
+        dataset,
+        "with time-step embedding" if time_steps else "plain",
     )
-    numbers = torch.Generator().manual_seed(args.seed)
-    batches = [b for _ in range(args.epochs) for b in dataset.epoch(args.batch, numbers)]
-    training.fit(
-        runs,
-        (dataset.batch(world.share(indices)) for indices in batches),
-        loss_of,
-        world,
-        steps=len(batches),
-        title="with time-step embedding" if time_steps else "plain",
-        schedule=training.cooling,
-    )
-    return runs
 
 
 def load(
@@ -121,19 +106,15 @@ def main() -> int:
     if args.predict is not None:
         return answer(args)
 
-    torch.manual_seed(args.seed)
-    share, phrases = (0.25, 60) if args.quick else (1.0, 300)
-    texts, test_texts = languages.load(phrases, args.seed, share)
-    alphabet = Alphabet.of(texts)
-    dataset = Dataset(texts, alphabet, args.world.device)
-    test = Dataset(test_texts, alphabet, args.world.device)
+    data = classifying.data(args)
+    alphabet, test = data.alphabet, data.test
     say(
-        f"{len(texts.texts)} texts in {len(LANGUAGES)} languages to train on, "
-        f"{len(test_texts.texts)} others to test; {len(alphabet)} characters"
+        f"{len(data.texts.texts)} texts in {len(LANGUAGES)} languages to train on, "
+        f"{len(data.test_texts.texts)} others to test; {len(alphabet)} characters"
     )
 
     report = Report(NAME, args)
-    variants = {time_steps: train(args, alphabet, dataset, time_steps) for time_steps in (False, True)}
+    variants = {time_steps: train(args, alphabet, data.train, time_steps) for time_steps in (False, True)}
     rows = []
     results: dict[bool, list[Scores]] = {}
     for time_steps, runs in variants.items():
@@ -173,7 +154,7 @@ def main() -> int:
         LANGUAGES, score.precision.tolist(), score.recall.tolist(), score.f1.tolist(), strict=True
     )
     say("\n" + table(("language", "precision", "recall", "F1"), list(per_class)))
-    show_errors(probabilities, test_texts)
+    show_errors(probabilities, data.test_texts)
     plots.confusion(matrix, LANGUAGES, args.out / f"{NAME}_confusion.png", "Languages")
     plots.losses(runs, args.out / f"{NAME}_loss.png", "Text classifier")
 

@@ -106,6 +106,22 @@ def test_an_unknown_pattern_is_said(capsys):
     assert "no case has any of ['nothing/like/it']" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (["--threads", "0"], "0 is not a positive whole number"),
+        (["--seconds", "-1"], "-1 is not a number of seconds"),
+        (["--seconds", "long"], "long is not a number of seconds"),
+        (["--out", "FILE/results"], "nothing can be written to"),
+    ],
+)
+def test_bad_arguments_are_said_before_measuring(bad, said, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        command.main([word.replace("FILE", str(tmp_path / "file")) for word in bad])
+    assert said in capsys.readouterr().err
+
+
 def test_means_and_goals():
     cases = [case for case in shapes.grid() if case.group == ("grid", "lstm", "inference", "float32")]
     ratios = [0.98, *[4.0] * 5, *[1.0] * 6]

@@ -69,3 +69,11 @@ def test_a_gradient_off_by_a_hundredth_is_seen(demo, size, name, monkeypatch):
     monkeypatch.setitem(functional.LAYERS, "fused", planted)
     comparison = demo.compare(name, demo.Text(size.characters), size, steps=40)
     assert comparison.first_unequal() is not None
+
+
+def test_a_folder_that_can_not_be_written_to_is_said_before_training(demo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "file" / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        demo.main()
+    assert "nothing can be written to" in capsys.readouterr().err

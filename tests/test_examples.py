@@ -163,6 +163,18 @@ BAD_INPUT = {
     "negative size": ("attention", ["--hidden", "-1"], "positive"),
     "out is a file": ("attention", ["--out", "empty.txt"], "not a folder"),
     "no such option": ("long_memory", ["--fast"], "--fast"),
+    "not a number": ("attention", ["--lr", "fast"], "fast is not a positive number"),
+    "not a whole number": ("attention", ["--hidden", "1.5"], "1.5 is not a positive whole number"),
+    "nowhere to write": (
+        "attention",
+        ["--out", "empty.txt/out"],
+        "nothing can be written to empty.txt/out",
+    ),
+    "checkpoint is a folder": ("attention", ["--checkpoint", "."], "is a folder"),
+    "a quarter of three units": ("smaller_faster", ["--hidden", "3"], "4 or more"),
+    "no word": ("language_model_chars", ["--text", "words", "--most-words", "1"], "2 or more"),
+    "sentences resumed": ("language_model_chars", ["--text", "sentences", "--resume"], "--resume"),
+    "too many languages": ("seq2seq_dates", ["--languages", "99"], "more than the 26"),
 }
 
 
@@ -222,13 +234,13 @@ def test_checkpoints_that_are_none(home: Path, ask: Callable[..., Ended[str]]) -
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(home: Path) -> None:
-    args = ["--quick", "--impl", "torch", "--characters", 60_000, "--save-every", 20]
+    args = ["--quick", "--characters", 60_000, "--save-every", 20]
     folder = home / "resumed"
     first = start("language_model", *args, "--steps", 40, "--out", folder, cwd=home)
     assert first.returncode in (0, 1), first.stderr
     second = start("language_model", "--resume", *args, "--steps", 80, "--out", folder, cwd=home)
     assert "resumed at step 40 of 80" in second.stdout, second.stderr
-    saved = torch.load(folder / "language_model.pt", weights_only=True)
+    saved = torch.load(folder / "language_model_chars.pt", weights_only=True)
     assert saved["step"] == 80
     losses = [
         json.loads((folder / "language_model_chars.json").read_text())[
@@ -237,6 +249,23 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(home: Path)
         float(first.stdout.split("LSTM, torch")[1].split()[0]),
     ]
     assert losses[0] < losses[1]
+    again = start("language_model", "--resume", *args, "--steps", 80, "--out", folder, cwd=home)
+    assert "resumed at step 80 of 80" in again.stdout, again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_each_text_of_the_language_model_has_a_checkpoint_of_its_own(home: Path) -> None:
+    folder = home / "texts"
+    args = ["--quick", "--characters", 60_000, "--steps", 2, "--out", folder]
+    for text in ("chars", "sentences"):
+        ended = start("language_model", "--text", text, *args, cwd=home)
+        assert ended.returncode in (0, 1), ended.stderr
+    for text, prompt in (("chars", "def "), ("sentences", "我 爱")):
+        ended = start(
+            "language_model", "--text", text, "--out", folder, "--predict", prompt, "--length", 5, cwd=home
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.startswith(prompt)
 
 
 def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(
@@ -315,7 +344,8 @@ def test_beam_search_finds_the_likeliest_answer(monkeypatch: pytest.MonkeyPatch)
         assert one.tolist() == dates.greedy(model, encoded).tolist()
 
 
-def test_a_model_that_lost_no_unit_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("time_steps", [False, True])
+def test_a_model_that_lost_no_unit_is_the_model(time_steps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units taken out are those whose weights are zero: the outputs stay the same."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from argparse import Namespace
@@ -324,8 +354,8 @@ def test_a_model_that_lost_no_unit_is_the_model(monkeypatch: pytest.MonkeyPatch)
     from common.distributed import World
 
     torch.manual_seed(0)
-    args = Namespace(embedding=4, world=World(0, 1, torch.device("cpu")))
-    model = smaller_faster.classifier("torch", args, 20, 6)
+    args = Namespace(embedding=4, impls=["torch"], world=World(0, 1, torch.device("cpu")))
+    model = smaller_faster.classifier("torch", args, 20, 6, time_steps)
     with torch.no_grad():
         for suffix, dead in (("", [1, 4]), ("_reverse", [0, 5])):
             getattr(model.rnn, f"weight_hh_l0{suffix}")[:, dead] = 0
@@ -336,6 +366,8 @@ def test_a_model_that_lost_no_unit_is_the_model(monkeypatch: pytest.MonkeyPatch)
     assert small.rnn.hidden_size == 4
     tokens, lengths = torch.randint(2, 20, (3, 7)), torch.tensor([7, 4, 1])
     torch.testing.assert_close(small(tokens, lengths), model(tokens, lengths))
+    measured = smaller_faster.variants_of(args, model, {"4 of 6 units": small}, 20)
+    torch.testing.assert_close(measured[1].model(tokens, lengths), model(tokens, lengths))
 
 
 def test_help_of_every_example(ask: Callable[..., Ended[str]]) -> None:

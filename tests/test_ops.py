@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn import ops, reference
-from fastrnn.nn.base import CELL_OF_MODE
+from fastrnn.nn.base import CELL_OF_MODE, Recurrent
 
 ROOT = Path(__file__).resolve().parent.parent
 T, B, I, H, P = 4, 3, 5, 6, 2
@@ -116,6 +116,25 @@ def test_equals_the_reference(cell: str, form: str, device: str) -> None:
             assert a.numel() == 0
         else:
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("cell", "form"), FORMS)
+def test_backward_equals_the_reference(cell: str, form: str, device: str) -> None:
+    given = {
+        k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        for k, v in variants(cell, device)[form].items()
+    }
+    if given["keep"] == ops.KEEP_NOTHING and ops.CELLS[cell]["has_c"]:
+        pytest.skip("backward needs c of every step")
+    arguments_of_backward = backward_arguments(given)
+    grads = [g for g in arguments_of_backward[1:5] if g is not None]
+    given.pop("keep")
+    wanted = [k for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()]
+    given.update({k: given[k].requires_grad_() for k in wanted})
+    outputs = [t for t in reference.layer(**given) if t is not None]
+    expected = torch.autograd.grad(outputs, [given[k] for k in wanted], grads)
+    fused = [g for g in ops.backward(*arguments_of_backward) if g.dim() > 1 or g.numel()]
+    torch.testing.assert_close(fused, list(expected))
 
 
 @pytest.mark.parametrize("cell", ops.CELLS)
@@ -344,20 +363,28 @@ def test_each_cell_has_its_four_places(cell: str) -> None:
         f"no header in csrc/cells has {struct}"
     )
     assert cell in reference.CELLS, f"no function in fastrnn.reference.CELLS for {cell}"
-    modes = {mode for mode, name in CELL_OF_MODE.items() if name == cell}
-    assert modes, f"no layer has the cell {cell}"
-    made = support.ours(cell, 1, 1)
-    assert made.cell == cell
-    assert made.mode in modes
-    assert type(made).__module__.startswith("fastrnn.nn")
-    assert support.cell_twins(cell, 1, 1)[1].cell == cell
+    assert cell in {layer.cell for layer in layers()}, f"no class in fastrnn.nn has the cell {cell}"
+
+
+def layers() -> list[Recurrent]:
+    """One of each layer that there is: those that torch.nn has too, and those of this package alone."""
+    classes = [getattr(fastrnn.nn, name) for name in fastrnn.nn.__all__]
+    others = [cls for cls in classes if issubclass(cls, Recurrent)]
+    return [support.ours(cell, 1, 1) for cell in support.LAYERS] + [cls(1, 1) for cls in others]
 
 
 def test_nothing_is_registered_twice() -> None:
     registered = re.findall(r"X\((\w+), \w+\)", (ROOT / "csrc" / "cells" / "registry.h").read_text())
     assert registered == list(ops.CELLS)
-    assert set(reference.CELLS) == set(ops.CELLS) == set(CELL_OF_MODE.values())
-    assert set(support.LAYERS) == set(ops.CELLS), "tests do not know every cell"
+    assert set(reference.CELLS) == set(ops.CELLS)
+
+
+def test_what_torch_nn_has_too() -> None:
+    """Its layers and cells are compared with torch.nn's, mode by mode."""
+    assert set(support.LAYERS) == set(support.CELLS) == set(CELL_OF_MODE.values())
+    for mode, cell in CELL_OF_MODE.items():
+        assert support.ours(cell, 1, 1).mode == support.theirs(cell, 1, 1).mode == mode
+        assert support.ours(cell, 1, 1).cell == support.cell_twins(cell, 1, 1)[1].cell == cell
 
 
 def test_build_info_has_the_op_library() -> None:

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from common.languages import LANGUAGES, Batch, Dataset, Texts
+from common import languages, training
+from common.languages import LANGUAGES, Alphabet, Batch, Dataset, Texts
 from common.metrics import Scores, confusion_matrix, scores
 from common.report import say, table
 from common.training import Run
+
+
+@dataclass
+class Data:
+    """Texts to train on and others to test on, each also as codes."""
+
+    texts: Texts
+    test_texts: Texts
+    alphabet: Alphabet
+    train: Dataset
+    test: Dataset
+
+
+def data(args: Namespace, alphabet: Alphabet | None = None) -> Data:
+    """The data at full size or for ``--quick``, in an alphabet that is given or that of its own texts."""
+    share, phrases = (0.25, 60) if args.quick else (1.0, 300)
+    texts, test_texts = languages.load(phrases, args.seed, share)
+    alphabet = alphabet or Alphabet.of(texts)
+    train, test = (Dataset(part, alphabet, args.world.device) for part in (texts, test_texts))
+    return Data(texts, test_texts, alphabet, train, test)
+
+
+def train(
+    args: Namespace, build: Callable[[ModuleType], nn.Module], dataset: Dataset, title: str
+) -> list[Run]:
+    """Train the model that ``build`` makes of each implementation's layers."""
+    runs = training.start(args.impls, build, args.world, args.seed, args.lr)
+    numbers = torch.Generator().manual_seed(args.seed)
+    batches = [b for _ in range(args.epochs) for b in dataset.epoch(args.batch, numbers)]
+    training.fit(
+        runs,
+        (dataset.batch(args.world.share(indices)) for indices in batches),
+        loss_of,
+        args.world,
+        steps=len(batches),
+        title=title,
+        schedule=training.cooling,
+    )
+    return runs
 
 
 def loss_of(run: Run, batch: Batch) -> tuple[Tensor, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,17 +17,30 @@ from common.errors import InputError
 
 
 def positive_int(text: str) -> int:
-    value = int(text)
+    value = int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return value
 
 
 def positive_float(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be written to: after minutes of training is too late."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise InputError(f"nothing can be written to {folder}: {problem.strerror}.") from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,15 +48,17 @@ class Parser(argparse.ArgumentParser):
 
     A size (hidden units, epochs...) has one default at full size and one for ``--quick``; a size
     the user gives wins over both. ``args.given`` tells which sizes the user gave.
+
+    ``checkpoint`` names its default file, in which options may stand in braces; else it is ``name``.
     """
 
-    def __init__(self, name: str, description: str) -> None:
+    def __init__(self, name: str, description: str, checkpoint: str | None = None) -> None:
         super().__init__(
             prog=f"{name}.py",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self.name = name
+        self._checkpoint = f"{checkpoint or name}.pt"
         self._sizes: dict[str, tuple[Any, Any]] = {}
         self.add_argument("--quick", action="store_true", help="a small run, under 40 seconds")
         self.add_argument(
@@ -60,7 +77,8 @@ class Parser(argparse.ArgumentParser):
             default=Path("out"),
             help="folder for checkpoint, plots and figures (default out)",
         )
-        self.add_argument("--checkpoint", type=Path, help=f"the checkpoint's file (default OUT/{name}.pt)")
+        default = re.sub(r"{(\w+)}", lambda option: option[1].upper(), self._checkpoint)
+        self.add_argument("--checkpoint", type=Path, help=f"the checkpoint's file (default OUT/{default})")
 
     def size(self, flag: str, full: Any, quick: Any, what: str, kind: Callable = positive_int):
         """Add an option with one default at full size and another for ``--quick``."""
@@ -84,7 +102,12 @@ class Parser(argparse.ArgumentParser):
         if args.out.exists() and not args.out.is_dir():
             raise InputError(f"--out {args.out} is a file, not a folder.")
         if args.checkpoint is None:
-            args.checkpoint = args.out / f"{self.name}.pt"
+            args.checkpoint = args.out / self._checkpoint.format_map(vars(args))
+        if getattr(args, "predict", None) is None and args.world.rank == 0:
+            if args.checkpoint.is_dir():
+                raise InputError(f"--checkpoint {args.checkpoint} is a folder, not a file.")
+            check_writable(args.out)
+            check_writable(args.checkpoint.parent)
         return args
 
 

@@ -94,7 +94,9 @@ class Report:
             self.figures[f"{run.impl} tokens/s"] = run.speed
         speeds = ", ".join(f"{run.impl} {run.speed:,.0f} tokens/s" for run in runs)
         ratio = speed_ratio(runs)
-        if ratio is None and runs:
+        if runs and not runs[0].losses:
+            say("  no speed: there was no step left to train")
+        elif runs and ratio is None:
             say(f"  speed in training: {speeds} (no ratio: only one implementation ran)")
         elif ratio is not None:
             self.figures["speed ratio"] = ratio

@@ -2,7 +2,7 @@
 
 Both start from the same weights. Each batch trains both, one after the other, on the same random
 numbers, so a difference in loss is a difference in arithmetic, and the ratio of their times is
-taken between neighbours in time, which a busy machine disturbs least.
+taken between neighbors in time, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def cooling(share: float) -> float:
 
 
 def speed_ratio(runs: list[Run]) -> float | None:
-    """How many times as fast the second run's steps were: the median over steps, or None."""
+    """How many times as fast the second run's steps were: the median over steps; None without any."""
     if len(runs) < 2:
         return None
     pairs = list(zip(runs[0].seconds, runs[1].seconds, strict=True))
     pairs = pairs[WARM_UP:] or pairs
-    return statistics.median(first / second for first, second in pairs)
+    return statistics.median(first / second for first, second in pairs) if pairs else None
 
 
 def first_difference(runs: list[Run], steps: int = 5) -> float:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastrnn import reference
+from fastrnn.ops import CELLS
 
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+GATES = {cell: facts["gates"] for cell, facts in CELLS.items()}
 NAMES = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
@@ -67,7 +68,7 @@ def make(
         numbers = torch.randn(shape, generator=random, dtype=torch.float64) * scale
         return (numbers.abs() if positive else numbers).to(dtype)
 
-    has_c, rows, leading = cell == "lstm", H if P is None else P, (T, B)
+    has_c, rows, leading = CELLS[cell]["has_c"], H if P is None else P, (T, B)
     batch_sizes = lengths = reset = None
     if "packed" in kind:
         ends = torch.randint(1, T + 1, (B,), generator=random)
@@ -112,5 +113,5 @@ def by_ops(ops: object, problem: Problem, keep: int = 2) -> tuple[Tensor, ...]:
         slots,
         [True, True],
     )
-    outs = (y, h_n, c_n, c) if problem.cell == "lstm" else (y, h_n)
+    outs = (y, h_n, c_n, c) if CELLS[problem.cell]["has_c"] else (y, h_n)
     return outs + tuple(g for g, t in zip(grads, problem.tensors, strict=True) if t is not None)

@@ -1,0 +1,112 @@
+"""What the documents show runs, and what they name is there."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import operator
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastrnn
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FOLDERS = ("benchmarks", "csrc", "docs", "examples", "fastrnn", "tests", "tools")
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.") if "__main__" not in m.name
+)
+
+
+def code(page: Path, language: str) -> list[str]:
+    """Blocks of code of this language ("" for none) on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def quoted(page: Path) -> list[str]:
+    """What stands between backquotes in the prose of a page, with lines that were broken joined."""
+    return [" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose(page))]
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("name", ["fastrnn", *MODULES])
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_public_names_have_an_example() -> None:
+    for name in fastrnn.__all__:
+        text = getattr(fastrnn, name).__doc__
+        assert ">>> " in text or name in ("Explanation", "Report", "interop"), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_python_on_a_page_runs(page: Path) -> None:
+    """In the order of the page, as if typed in one after the other."""
+    given = {
+        "fastrnn": fastrnn,
+        "torch": torch,
+        "model": torch.nn.Sequential(torch.nn.GRU(3, 4)),
+        "x": torch.randn(5, 3, 10),
+        "stream": torch.randn(5, 3, 10).split(2),
+    }
+    blocks = code(page, "python")
+    if not blocks:
+        pytest.skip("there is none on it")
+    for block in blocks:
+        if ">>> " not in block:
+            exec(compile(block, page.name, "exec"), given)
+            continue
+        # What is shown was seen with one instruction set of several.
+        target = fastrnn.build_info()["cpu_target"]
+        block = block.replace("on avx512 in", f"on {target} in")
+        test = doctest.DocTestParser().get_doctest(block, given, page.name, str(page), 0)
+        assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#][^)]*)\)", prose(page)):
+        if not link.startswith("https://"):
+            assert (page.parent / link).exists(), link
+    for words in quoted(page):
+        if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*", words):
+            assert (ROOT / words).exists(), words
+        if name := re.fullmatch(r"fastrnn((?:\.[A-Za-z_]\w*)+)(?:\(.*\))?", words):
+            operator.attrgetter(name[1][1:])(fastrnn)
+        if variable := re.match(r"FASTRNN_\w+", words):
+            sources = [ROOT / "setup.py", *(ROOT / "fastrnn").rglob("*.py"), *(ROOT / "csrc").rglob("*.*")]
+            assert any(variable[0] in source.read_text() for source in sources), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_on_a_page_are_there(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    shown = [
+        *quoted(page),
+        *(line for kind in ("", "sh") for b in code(page, kind) for line in b.splitlines()),
+    ]
+    for words in shown:
+        for target in re.findall(r"(?:^|\s)make ([a-z][a-z-]*)", words):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), words
+        for script in re.findall(
+            r"(?:^|\s)((?:examples|tools|benchmarks|\.ci)/[\w/]+(?:\.py)?)(?:\s|$)", words
+        ):
+            source = ROOT / script
+            assert source.is_file(), words
+            if script.startswith("examples/"):
+                options = source.read_text() + (ROOT / "examples/common/cli.py").read_text()
+                for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", words.split(script)[1]):
+                    assert f'"{option}"' in options, words
