@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -63,8 +64,11 @@ def inference(layer: torch.nn.Module, x: torch.Tensor, **masks: torch.Tensor) ->
 @pytest.mark.parametrize("way", [inference, training])
 @pytest.mark.parametrize("kind", KINDS)
 def test_lengths_and_reset_cost_under_5_percent(kind: str, way: Callable[..., Callable[[], None]]) -> None:
-    """Measured in turns, the shortest time of each: what else the machine does can only lengthen one, so
-    that a ratio that is too large is looked at again, and one that stays so is the kernel's."""
+    """Measured in turns, round after round until a ratio is seen that is not too large.
+
+    What else the machine does can only lengthen a time, so that the shortest of all rounds are compared; or
+    the middle of the rounds' own ratios, since one lucky time without masks would spoil all later rounds.
+    """
     layer, x = getattr(fastrnn, kind)(H, H), torch.randn(T, B, H)
     calls = {
         "absent": way(layer, x),
@@ -72,12 +76,14 @@ def test_lengths_and_reset_cost_under_5_percent(kind: str, way: Callable[..., Ca
         "lengths": way(layer, x, lengths=torch.randint(T // 2, T + 1, (B,))),
         "reset": way(layer, x, reset=torch.rand(T, B) < 0.02),
     }
-    best = dict.fromkeys(calls, float("inf"))
+    rounds: list[dict[str, float]] = []
     ratios: dict[str, float] = {}
     for _ in range(10):
-        for name, times in interleave(calls, seconds=0.3).items():
-            best[name] = min(best[name], times.minimum)
-        ratios = {name: best[name] / best["absent"] for name in calls}
+        rounds.append({name: times.minimum for name, times in interleave(calls, seconds=0.3).items()})
+        shortest = {name: min(r[name] for r in rounds) for name in calls}
+        for name in calls:
+            middle = statistics.median(r[name] / r["absent"] for r in rounds)
+            ratios[name] = min(shortest[name] / shortest["absent"], middle)
         if max(ratios.values()) < BOUND:
             return
     pytest.fail(", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items()))
