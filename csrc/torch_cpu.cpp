@@ -1,5 +1,6 @@
 // The ops on the CPU: tensors to plain pointers, and the products over whole sequences.
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
 #include <cstring>
@@ -267,10 +268,13 @@ Tensor recompute_slots(const Layer& layer, const Tensor& h_prev, const Tensor& c
   return slots;
 }
 
-// a [n, m]' b [n, k]; in float where the type has no fast product.
-Tensor transposed_product(const Tensor& a, const Tensor& b) {
-  if (a.scalar_type() != at::kHalf) return at::mm(a.t(), b);
-  return at::mm(a.t().to(at::kFloat), b.to(at::kFloat)).to(at::kHalf);
+// out = a [n, m]' b [n, k]; in float where the type has no fast product.
+void transposed_product(const Tensor& a, const Tensor& b, Tensor out) {
+  if (a.scalar_type() != at::kHalf) {
+    at::mm_out(out, a.t(), b);
+  } else {
+    out.copy_(at::mm(a.t().to(at::kFloat), b.to(at::kFloat)));
+  }
 }
 
 Tensor product(const Tensor& a, const Tensor& b) {
@@ -293,11 +297,11 @@ void for_slot_runs(const Layer& layer, const int* slots, const Tensor& d, Body b
 
 // [G * H, n] gradient of a weight matrix: d' inputs, gate by gate.
 Tensor weight_gradient(const Layer& layer, const int* slots, const Tensor& d, const Tensor& inputs) {
-  std::vector<Tensor> parts;
-  for_slot_runs(layer, slots, d, [&](int, int, const Tensor& columns) {
-    parts.push_back(transposed_product(columns, inputs));
+  Tensor gradient = at::empty({layer.cell->gates * layer.H, inputs.size(1)}, inputs.options());
+  for_slot_runs(layer, slots, d, [&](int gate, int count, const Tensor& columns) {
+    transposed_product(columns, inputs, gradient.narrow(0, gate * layer.H, count * layer.H));
   });
-  return parts.size() == 1 ? parts[0] : at::cat(parts);
+  return gradient;
 }
 
 Tensor bias_gradient(const Layer& layer, const int* slots, const Tensor& sums) {
@@ -313,6 +317,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     const OptionalTensor& w_hr, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
     const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c, const Tensor& slots,
     std::array<bool, 2> needs) {
+  const at::AutoDispatchBelowADInplaceOrView no_gradients_of_gradients;  // whose are autograd.py's
   Layer layer = check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const CellInfo& info = *layer.cell;
   const SequenceOf sequence(layer, reverse);
@@ -423,7 +428,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
       db_ih = bias_gradient(layer, x_slot, sums);
       db_hh = bias_gradient(layer, h_slot, sums);
     }
-    if (projected) dw_hr = transposed_product(dh, m);
+    if (projected) {
+      dw_hr = at::empty({layer.P, layer.H}, options);
+      transposed_product(dh, m, dw_hr);
+    }
   }
   return {dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dw_hr};
 }

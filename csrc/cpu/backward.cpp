@@ -28,8 +28,9 @@ class Backward {
         cell_(cell_info(args.cell)),
         H_(args.weights.H),
         P_(args.weights.P),
-        recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, workspace_),
-        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, workspace_) {
+        recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1, workspace_),
+        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1,
+                    workspace_) {
     const double work = 2.0 * cell_.gates * H_ * P_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * q_.B, work * q_.rows);

@@ -84,10 +84,13 @@ class GatedProduct {
   using Compute = typename Kernels::Compute;
   static constexpr int max_gates = 4;
 
+  // once: the product will be used for one step, so that packing would cost more than it gains. w is then
+  // read as it lies, where that is a panel but for the distance of its rows.
   GatedProduct(const Kernels& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
-               Workspace& workspace)
+               bool once, Workspace& workspace)
       : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
     slot_stride_ = round_up(k, kernels.k_step);
+    packed_ = !(once && std::is_same_v<Storage, Operand> && kernels.k_step == 1 && N % block() == 0);
     for (int g = 0; g < gates; ++g) {
       if (g > 0 && slots[g] == slots[g - 1] + 1) {
         runs_[run_count_ - 1].length += slot_stride_;
@@ -95,7 +98,7 @@ class GatedProduct {
         runs_[run_count_++] = {slots[g] * slot_stride_, slot_stride_};
       }
     }
-    panels_ = workspace.take<Operand>(blocks() * panel_size());
+    if (packed_) panels_ = workspace.take<Operand>(blocks() * panel_size());
   }
 
   int64_t block() const { return vectors * kernels_.lanes; }
@@ -106,6 +109,7 @@ class GatedProduct {
   int64_t slot_stride() const { return slot_stride_; }  // of a row, from slot to slot
 
   void pack(int64_t j) const {
+    if (!packed_) return;
     for (int g = 0; g < gates_; ++g) {
       kernels_.pack(k_, w_ + g * k_ * N_ + j * block(), N_, units(j), block(),
                     panels_ + j * panel_size() + g * slot_stride_ * block());
@@ -113,16 +117,24 @@ class GatedProduct {
   }
 
   void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
-    const Operand* panel = panels_ + j * panel_size();
+    const Operand* panel = nullptr;
+    int64_t width = 0;
+    if (packed_) {
+      panel = panels_ + j * panel_size();
+      width = block();
+    } else if constexpr (std::is_same_v<Storage, Operand>) {
+      panel = w_ + j * block();
+      width = N_;
+    }
     for (int r = 0; r < run_count_; ++r) {
       for (int64_t from = 0; from < runs_[r].length; from += longest_sum) {
         const int64_t k = std::min(longest_sum, runs_[r].length - from);
         const Operand* shifted[max_tile_rows];
         for (int m = 0; m < rows; ++m) shifted[m] = a[m] + runs_[r].offset + from;
-        kernels_.multiply[vectors][rows](k, shifted, panel + from * block(), block() * kernels_.k_step, acc,
+        kernels_.multiply[vectors][rows](k, shifted, panel + from * width, width * kernels_.k_step, acc,
                                          r > 0 || from > 0);
       }
-      panel += runs_[r].length * block();
+      panel += runs_[r].length * width;
     }
   }
 
@@ -140,6 +152,7 @@ class GatedProduct {
   const Storage* w_;
   int64_t k_, N_, slot_stride_;
   int gates_, run_count_ = 0;
+  bool packed_;
   Run runs_[max_gates];
   Operand* panels_ = nullptr;
 };
