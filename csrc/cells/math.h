@@ -115,12 +115,13 @@ FASTRNN_INLINE ExpParts<V> exp_parts(V x) {
   using Scalar = typename Lanes<V>::Scalar;
   using Int = typename Lanes<V>::Int;
   using K = ExpConstants<Scalar>;
-  const V shifted = x * K::log2e + K::round;
-  const V n = shifted - K::round;
+  // The number that rounds brings the exponent's bias with it, so that no integer is added to a NaN's bits.
+  constexpr Scalar round = K::round + K::bias;
+  const V shifted = x * K::log2e + round;
+  const V n = shifted - round;
   V r = x - n * K::ln2_hi;
   r = r - n * K::ln2_lo;
-  const Int exponent = bits_as<Int>(shifted) + K::bias;
-  const V power = bits_as<V>(static_cast<Int>(exponent << K::mantissa));
+  const V power = bits_as<V>(static_cast<Int>(bits_as<Int>(shifted) << K::mantissa));
   // 1/2! + r/3! + ... by Horner's rule in r^2, even and odd terms apart, which halves the chain of
   // additions that wait for each other; the linear term last: exp(r) - 1 exact near 0.
   static_assert(K::terms % 2 == 0);
