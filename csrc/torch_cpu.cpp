@@ -41,12 +41,11 @@ auto with_kernels(Packing packing, bool may_split, Body body) {
   if constexpr (std::is_same_v<S, float>) {
     if (packing == Packing::bf16) return body(*t.f32_w16);
     if (packing == Packing::int8) return body(*t.f32_w8);
+    if (t.f32_bf16_dot == nullptr) return body(*t.f32);  // without products of bfloat16 nothing is allowed
     const at::Float32MatmulPrecision allowed = allowed_precision();
-    if (t.f32_bf16_dot && allowed == at::Float32MatmulPrecision::MEDIUM) return body(*t.f32_bf16_dot);
-    if (t.f32_split && allowed == at::Float32MatmulPrecision::HIGH && may_split) {
-      return body(*t.f32_split);
-    }
-    return body(*t.f32);
+    if (allowed == at::Float32MatmulPrecision::MEDIUM) return body(*t.f32_bf16_dot);
+    const bool split = t.f32_split && allowed == at::Float32MatmulPrecision::HIGH && may_split;
+    return split ? body(*t.f32_split) : body(*t.f32);
   } else if constexpr (std::is_same_v<S, double>) {
     return body(*t.f64);
   } else if constexpr (std::is_same_v<S, Half>) {

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from common import checkpoint, classifying, plots, training
-from common.classifying import evaluate, guesses, loss_of, predict
+from common import checkpoint, classifying, plots
+from common.classifying import evaluate, guesses, predict
 from common.cli import Parser, launch, positive_float
 from common.errors import InputError
 from common.implementation import layers
@@ -79,15 +79,7 @@ def fine_tune(args: Namespace, model: TextClassifier, impl: str, dataset: Datase
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr / 3, weight_decay=0.0)
     run = Run(impl, model, args.world.wrap(model), optimizer, args.lr / 3)
     batches = dataset.epoch(args.batch, torch.Generator().manual_seed(args.seed + 1))
-    training.fit(
-        [run],
-        (dataset.batch(args.world.share(indices)) for indices in batches),
-        loss_of,
-        args.world,
-        steps=len(batches),
-        title=title,
-        schedule=training.cooling,
-    )
+    classifying.fit(args, [run], dataset, batches, title)
 
 
 def prune_weights(

@@ -90,7 +90,6 @@ class GatedProduct {
                bool once, Workspace& workspace)
       : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
     slot_stride_ = round_up(k, kernels.k_step);
-    packed_ = !(once && std::is_same_v<Storage, Operand> && kernels.k_step == 1 && N % block() == 0);
     for (int g = 0; g < gates; ++g) {
       if (g > 0 && slots[g] == slots[g - 1] + 1) {
         runs_[run_count_ - 1].length += slot_stride_;
@@ -98,7 +97,8 @@ class GatedProduct {
         runs_[run_count_++] = {slots[g] * slot_stride_, slot_stride_};
       }
     }
-    if (packed_) panels_ = workspace.take<Operand>(blocks() * panel_size());
+    const bool lies_as_panels = std::is_same_v<Storage, Operand> && kernels.k_step == 1 && N % block() == 0;
+    if (!once || !lies_as_panels) panels_ = workspace.take<Operand>(blocks() * panel_size());
   }
 
   int64_t block() const { return vectors * kernels_.lanes; }
@@ -109,7 +109,7 @@ class GatedProduct {
   int64_t slot_stride() const { return slot_stride_; }  // of a row, from slot to slot
 
   void pack(int64_t j) const {
-    if (!packed_) return;
+    if (!panels_) return;
     for (int g = 0; g < gates_; ++g) {
       kernels_.pack(k_, w_ + g * k_ * N_ + j * block(), N_, units(j), block(),
                     panels_ + j * panel_size() + g * slot_stride_ * block());
@@ -119,7 +119,7 @@ class GatedProduct {
   void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
     const Operand* panel = nullptr;
     int64_t width = 0;
-    if (packed_) {
+    if (panels_) {
       panel = panels_ + j * panel_size();
       width = block();
     } else if constexpr (std::is_same_v<Storage, Operand>) {
@@ -152,9 +152,8 @@ class GatedProduct {
   const Storage* w_;
   int64_t k_, N_, slot_stride_;
   int gates_, run_count_ = 0;
-  bool packed_;
   Run runs_[max_gates];
-  Operand* panels_ = nullptr;
+  Operand* panels_ = nullptr;  // or none, and w is read as it lies
 };
 
 // Calls body(row, count) over `rows` in tiles of nearly equal size, none larger than `most`.

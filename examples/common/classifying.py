@@ -45,6 +45,12 @@ def train(
     runs = training.start(args.impls, build, args.world, args.seed, args.lr)
     numbers = torch.Generator().manual_seed(args.seed)
     batches = [b for _ in range(args.epochs) for b in dataset.epoch(args.batch, numbers)]
+    fit(args, runs, dataset, batches, title)
+    return runs
+
+
+def fit(args: Namespace, runs: list[Run], dataset: Dataset, batches: list[Tensor], title: str) -> None:
+    """Train on batches, each given by the indices of its texts, at a rate that falls in the second half."""
     training.fit(
         runs,
         (dataset.batch(args.world.share(indices)) for indices in batches),
@@ -54,7 +60,6 @@ def train(
         title=title,
         schedule=training.cooling,
     )
-    return runs
 
 
 def loss_of(run: Run, batch: Batch) -> tuple[Tensor, int]:

@@ -104,11 +104,11 @@ class Recurrent(Limits, nn.RNNBase):
             states=states,
             layer=self._layer_function(path),
         )
-        result = paths.autocast_result(
-            self.cell, x.device.type, (call.x if call.h0 is None else call.h0).dtype
-        )
-        if result is not None and result != dtype:
-            y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
+        if autocast:
+            given = call.x if call.h0 is None else call.h0
+            result = paths.autocast_result(self.cell, x.device.type, given.dtype)
+            if result is not None and result != dtype:
+                y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
         output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
         if not states:
             return output, state
