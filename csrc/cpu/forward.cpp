@@ -21,6 +21,7 @@ class Forward {
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
   using Product = TransposedProduct<Kernels>;
+  static constexpr bool one_type = std::is_same_v<Storage, Compute> && std::is_same_v<Operand, Compute>;
 
   Forward(const ForwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
@@ -37,19 +38,13 @@ class Forward {
     const double work = 2.0 * cell_.gates * H_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
-    x_stride_ = operand_stride<Operand>(I_);
-    h_stride_ = operand_stride<Operand>(P_);
+    x_stride_ = in_place() ? a_.x_row : operand_stride<Operand>(I_);
+    h_stride_ = in_place() ? P_ : operand_stride<Operand>(P_);
     m_stride_ = operand_stride<Operand>(H_);
     for (int i = 0; i < partition_.slices(); ++i) {
       slices_.push_back(make_slice(part_of(q_.B, i, partition_.slices())));
     }
-    for (Operand*& buffer : operand_) buffer = workspace_.take<Operand>(q_.B * h_stride_);
-    if constexpr (std::is_same_v<Operand, Compute>) {
-      for (int i = 0; i < 2; ++i) state_[i] = operand_[i];
-    } else {
-      state_[0] = state_[1] = workspace_.take<Compute>(q_.B * h_stride_);
-    }
-    if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * H_);
+    find_state();
     if (projected()) {
       m_ = workspace_.take<Operand>(q_.B * m_stride_);
       if constexpr (std::is_same_v<Operand, Compute>) {
@@ -58,9 +53,6 @@ class Forward {
         m_state_ = workspace_.take<Compute>(q_.B * m_stride_);
       }
     }
-    bias_ = workspace_.take<Compute>(cell_.gates * H_);
-    b_hh_ = workspace_.take<Compute>(cell_.gates * H_);
-    prepare_biases();
   }
 
   int threads() const { return partition_.threads; }
@@ -86,8 +78,11 @@ class Forward {
     Range batch;
     int64_t shortest;  // of its sequences' lengths
     int64_t chunk_rows;
-    Operand* x;    // [chunk rows, x_stride] input as products read it
-    Compute* pre;  // [chunk rows, G * H] its products, with the bias
+    const Operand* x;  // [chunk rows, x_stride] input as products read it
+    Operand* x_copy;   // the same to be written to, or null where x is the input itself
+    Compute* bias;     // [G * H] what is added to its products,
+    Compute* pre;      // [chunk rows, G * H] and the sums
+    Compute* b_hh;     // [G * H] added to recurrent products that have a slot of their own
 
     Range present(const Sequence& q, int64_t t) const {
       return {batch.begin, std::clamp(q.batch(t), batch.begin, batch.end)};
@@ -102,7 +97,13 @@ class Forward {
       for (int64_t b : each(batch)) slice.shortest = std::min(slice.shortest, q_.lengths[b]);
     }
     slice.chunk_rows = std::max<int64_t>({batch.size(), std::min<int64_t>(q_.T * batch.size(), 384), 1});
-    slice.x = workspace_.take<Operand>(slice.chunk_rows * x_stride_);
+    slice.x_copy = in_place() ? nullptr : workspace_.take<Operand>(slice.chunk_rows * x_stride_);
+    slice.x = slice.x_copy;
+    if constexpr (one_type) {
+      if (in_place()) slice.x = a_.x + batch.begin * a_.x_row;
+    }
+    slice.bias = workspace_.take<Compute>(cell_.gates * H_);
+    slice.b_hh = workspace_.take<Compute>(cell_.gates * H_);
     slice.pre = workspace_.take<Compute>(slice.chunk_rows * cell_.gates * H_);
     return slice;
   }
@@ -112,26 +113,30 @@ class Forward {
   template <class ForItems>
   void run(const Slice& slice, ForItems for_items) {
     constexpr int64_t few_rows = 16;
-    const auto pieces = [](int64_t rows) { return (rows + few_rows - 1) / few_rows; };
-    for_items(pieces(slice.batch.size()), [&](int64_t i) {
-      start(part_of(slice.batch.size(), i, pieces(slice.batch.size())), slice.batch.begin);
-    });
+    const int64_t pieces = in_place() ? 0 : (slice.batch.size() + few_rows - 1) / few_rows;
     for (int64_t k0 = 0; k0 < q_.T;) {
       const Range steps = chunk_from(slice, k0);
-      const int64_t rows = rows_of(slice, steps);
-      for_items(steps.size(), [&](int64_t i) { convert_x(slice, steps, steps.begin + i); });
-      for_items(recurrent_.blocks(), [&](int64_t j) { project(slice, rows, j); });
+      const int64_t rows = rows_of(slice, steps), starts = k0 == 0 ? pieces : 0;
+      const int64_t copies = slice.x_copy ? steps.size() : 0;
+      for_items(starts + copies, [&](int64_t i) {
+        if (i < starts) {
+          start(part_of(slice.batch.size(), i, pieces), slice.batch.begin);
+        } else {
+          convert_x(slice, steps, steps.begin + i - starts);
+        }
+      });
       for (int64_t k = steps.begin; k < steps.end; ++k) {
-        for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, steps, k, j); });
+        for_items(recurrent_.blocks(), [&](int64_t j) {
+          if (k == 0) start_units(slice, j);
+          if (k == steps.begin) project(slice, rows, j);
+          step(slice, steps, k, j);
+        });
         if (projected()) {
           for_items(projection_.blocks(), [&](int64_t j) { output_step(slice, k, j); });
         }
       }
       k0 = steps.end;
     }
-    for_items(pieces(slice.batch.size()), [&](int64_t i) {
-      finish(part_of(slice.batch.size(), i, pieces(slice.batch.size())), slice.batch.begin);
-    });
   }
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
@@ -153,34 +158,63 @@ class Forward {
     }
   }
 
-  // The bias that the input's part carries, and the one of recurrent parts in a slot of their own.
-  void prepare_biases() {
-    const int64_t n = cell_.gates * H_;
-    std::fill(bias_, bias_ + n, Compute(0));
-    std::fill(b_hh_, b_hh_ + n, Compute(0));
-    if (a_.weights.b_ih == nullptr) return;
-    k_.to_compute(n, a_.weights.b_ih, bias_);
-    k_.to_compute(n, a_.weights.b_hh, b_hh_);
-    for (int g = 0; g < cell_.gates; ++g) {
-      if (cell_.x_slot[g] != cell_.h_slot[g]) continue;
-      for (int64_t u = g * H_; u < (g + 1) * H_; ++u) bias_[u] += b_hh_[u];
+  // A single step's input and state are read, and its new state written, where they lie: copies of so
+  // little work's operands would cost as much as the work, most of all where one core makes them and
+  // another reads them.
+  bool in_place() const { return one_type && q_.T == 1 && q_.plain(); }
+
+  void find_state() {
+    if constexpr (one_type) {
+      if (in_place()) {
+        state_[0] = operand_[0] = const_cast<Operand*>(a_.h0);  // which the only step but reads
+        state_[1] = operand_[1] = a_.h_n;
+        c_ = a_.c_n;
+        return;
+      }
     }
+    for (Operand*& buffer : operand_) buffer = workspace_.take<Operand>(q_.B * h_stride_);
+    if constexpr (std::is_same_v<Operand, Compute>) {
+      for (int i = 0; i < 2; ++i) state_[i] = operand_[i];
+    } else {
+      state_[0] = state_[1] = workspace_.take<Compute>(q_.B * h_stride_);
+    }
+    if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * H_);
+  }
+
+  // What a block's units have to themselves: their biases, and c.
+  void start_units(const Slice& slice, int64_t j) {
+    const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j), first = q_.step(0);
+    for (int g = 0; g < cell_.gates; ++g) prepare_bias(slice, g, g * H_ + u0, units);
+    if (!cell_.has_c) return;
+    for (int64_t b : each(slice.batch)) {
+      if (q_.resets(first, b)) {
+        std::fill_n(c_ + b * H_ + u0, units, Compute(0));
+      } else {
+        k_.to_compute(units, a_.c0 + b * H_ + u0, c_ + b * H_ + u0);
+      }
+    }
+  }
+
+  // The bias that the input's part carries, and the one of recurrent parts in a slot of their own.
+  void prepare_bias(const Slice& slice, int gate, int64_t from, int64_t n) {
+    if (a_.weights.b_ih == nullptr) {
+      std::fill_n(slice.bias + from, n, Compute(0));
+      std::fill_n(slice.b_hh + from, n, Compute(0));
+      return;
+    }
+    k_.to_compute(n, a_.weights.b_ih + from, slice.bias + from);
+    k_.to_compute(n, a_.weights.b_hh + from, slice.b_hh + from);
+    if (cell_.x_slot[gate] != cell_.h_slot[gate]) return;
+    for (int64_t i = from; i < from + n; ++i) slice.bias[i] += slice.b_hh[i];
   }
 
   void start(Range rows, int64_t b0) {
     const int64_t first = q_.step(0);
     for (int64_t b = b0 + rows.begin; b < b0 + rows.end; ++b) {
-      const bool zero = q_.resets(first, b);
-      set_row(a_.h0, b, P_, h_stride_, zero, state_[0], operand_[0]);
+      set_row(a_.h0, b, P_, h_stride_, q_.resets(first, b), state_[0], operand_[0]);
       // The other buffer's padding is read as well, once its row has been written.
       std::fill(operand_[1] + b * h_stride_ + P_, operand_[1] + (b + 1) * h_stride_, Operand{});
       if (projected()) std::fill(m_ + b * m_stride_ + H_, m_ + (b + 1) * m_stride_, Operand{});
-      if (!cell_.has_c) continue;
-      if (zero) {
-        std::fill(c_ + b * H_, c_ + (b + 1) * H_, Compute(0));
-      } else {
-        k_.to_compute(H_, a_.c0 + b * H_, c_ + b * H_);
-      }
     }
   }
 
@@ -224,7 +258,7 @@ class Forward {
 
   void convert_x(const Slice& slice, Range steps, int64_t k) {
     const int64_t t = q_.step(k);
-    Operand* to = slice.x + row_in_chunk(slice, steps, k) * x_stride_;
+    Operand* to = slice.x_copy + row_in_chunk(slice, steps, k) * x_stride_;
     const Storage* from = a_.x + (q_.first ? q_.first[t] * a_.x_row : t * a_.x_step);
     for (int64_t b : each(slice.present(q_, t))) {
       k_.to_operand(I_, from + b * a_.x_row, to);
@@ -238,7 +272,7 @@ class Forward {
     const int64_t width = cell_.gates * H_, u0 = j * input_.block();
     for_tiles({0, rows}, input_.tile_rows(), [&](int64_t row, int count) {
       multiply(input_, j, slice.x, x_stride_, row, count, acc);
-      k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc, bias_ + u0,
+      k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc, slice.bias + u0,
                   slice.pre + row * width + u0, width);
     });
   }
@@ -257,13 +291,13 @@ class Forward {
     for_tiles(slice.present(q_, t), recurrent_.tile_rows(), [&](int64_t b, int count) {
       multiply(recurrent_, j, operand_[k % 2], h_stride_, b, count, acc);
       const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
-      if (!q_.lengths) return cell(k, b, count, u0, units, acc, pre);
+      if (!q_.lengths) return cell(slice, k, b, count, u0, units, acc, pre);
       // Runs of rows that are active, and of rows that are not.
       for (int m = 0, n = 0; m < count; m += n) {
         const bool active = q_.active(t, b + m);
         for (n = 1; m + n < count && q_.active(t, b + m + n) == active;) ++n;
         if (active) {
-          cell(k, b + m, n, u0, units, acc + m * recurrent_.columns(), pre + m * cell_.gates * H_);
+          cell(slice, k, b + m, n, u0, units, acc + m * recurrent_.columns(), pre + m * cell_.gates * H_);
         } else {
           for (int i = m; i < m + n; ++i) clear(t, b + i, u0, units);
         }
@@ -273,10 +307,15 @@ class Forward {
       if (!projected()) carry_h(k, b, u0, units, anew);
       if (cell_.has_c && anew) std::fill_n(c_ + b * H_ + u0, units, Compute(0));
     });
+    if (k + 1 < q_.T || in_place()) return;
+    if (!projected()) finish_h(slice, u0, units);
+    for (int64_t b : each(slice.batch)) {
+      if (cell_.has_c) k_.to_storage(units, c_ + b * H_ + u0, a_.c_n + b * H_ + u0);
+    }
   }
 
-  void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, const Compute* acc,
-            const Compute* pre) {
+  void cell(const Slice& slice, int64_t k, int64_t b, int count, int64_t u0, int64_t units,
+            const Compute* acc, const Compute* pre) {
     const int64_t row = q_.first_row(q_.step(k)) + b;
     CellForward<Storage, Operand, Compute> t{};
     t.rows = count;
@@ -287,7 +326,7 @@ class Forward {
     t.acc_row = recurrent_.columns();
     t.pre = pre;
     t.pre_row = cell_.gates * H_;
-    t.b_hh = b_hh_ + u0;
+    t.b_hh = slice.b_hh + u0;
     if (projected()) {
       t.h_prev = t.h = m_state_ + b * m_stride_ + u0;
       t.h_row = t.operand_row = m_stride_;
@@ -373,12 +412,12 @@ class Forward {
       }
     });
     for_interrupted(slice, k, [&](int64_t b, bool anew) { carry_h(k, b, u0, units, anew); });
+    if (k + 1 == q_.T && !in_place()) finish_h(slice, u0, units);
   }
 
-  void finish(Range rows, int64_t b0) {
-    for (int64_t b = b0 + rows.begin; b < b0 + rows.end; ++b) {
-      k_.to_storage(P_, state_[q_.T % 2] + b * h_stride_, a_.h_n + b * P_);
-      if (cell_.has_c) k_.to_storage(H_, c_ + b * H_, a_.c_n + b * H_);
+  void finish_h(const Slice& slice, int64_t u0, int64_t units) {
+    for (int64_t b : each(slice.batch)) {
+      k_.to_storage(units, state_[q_.T % 2] + b * h_stride_ + u0, a_.h_n + b * P_ + u0);
     }
   }
 
@@ -398,7 +437,6 @@ class Forward {
   Compute* c_ = nullptr;        // [B, H]
   Operand* m_ = nullptr;        // [B, m_stride] the cell's output where a projection follows
   Compute* m_state_ = nullptr;  // [B, m_stride] the same in Compute, or the same memory
-  Compute *bias_, *b_hh_;       // [G * H]
 };
 
 }  // namespace

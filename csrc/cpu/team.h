@@ -55,13 +55,16 @@ class Team {
       return;
     }
     begin_phase(id, items);
+    int64_t done = 0;
     for (int victim = 0; victim < size_; ++victim) {
       const int owner = (id + victim) % size_;
       for (int64_t i = claim(id, owner, items); i >= 0; i = claim(id, owner, items)) {
         body(i);
-        threads_[id].done.fetch_add(1);
+        ++done;
       }
     }
+    // At once, since the others look at the count all the time, and every look takes it from this core.
+    threads_[id].done.fetch_add(done);
     wait(id);
   }
 
