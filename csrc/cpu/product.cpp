@@ -18,7 +18,7 @@ int64_t level_two_cache() {
 
 Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work) {
   // A barrier costs as much as some ten thousand multiplications, waking the team some hundred thousand.
-  constexpr double least_work = 3e5, least_step_work = 2e4;
+  constexpr double least_work = 6e5, least_step_work = 2e4;
   const int available = work < least_work ? 1 : available_threads();
   if (available == 1) return {1, false};
   const bool by_batch = B >= 4 * available && (2 * weight_bytes <= level_two_cache() || blocks < available);

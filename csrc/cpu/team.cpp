@@ -8,7 +8,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <memory>
+#include <climits>
+#include <ctime>
 
 namespace fastrnn {
 namespace {
@@ -28,10 +29,17 @@ void watch_forks() {
   }();
 }
 
-// Sleeps while *word is `value`, or wakes `value` sleepers.
-void futex(std::atomic<uint32_t>* word, int operation, uint32_t value) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, nullptr, nullptr, 0);
+void futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* timeout) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, timeout, nullptr, 0);
 }
+
+// Sleeps while *word is `value`, but not for long.
+void sleep_while(std::atomic<uint32_t>* word, uint32_t value) {
+  constexpr timespec at_most = {0, 200'000};
+  futex(word, FUTEX_WAIT_PRIVATE, value, &at_most);
+}
+
+void wake_all(std::atomic<uint32_t>* word) { futex(word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr); }
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -69,32 +77,46 @@ int64_t Team::claim(int id, int owner, int64_t items) {
   }
 }
 
+// Items of this phase that thread `id` has done. A store that nothing waits for: an addition, or a store in
+// the order of all others, would stop here until the threads that look at the count have given it up.
+void Team::count(int id, int64_t items) {
+  std::atomic<int64_t>& done = threads_[id].done;
+  if (items > 0) done.store(done.load(std::memory_order_relaxed) + items, std::memory_order_release);
+}
+
 bool Team::is_done(int id) const {
   int64_t done = 0;
-  for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_seq_cst);
+  for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_acquire);
   return done >= threads_[id].expected;
+}
+
+bool Team::wait(int id, int looks) {
+  for (; looks > 0; --looks) {
+    if (is_done(id)) return true;
+    pause();
+  }
+  return false;
 }
 
 // Spins for about as long as a step takes, since a thread that sleeps wakes late; then sleeps, since on a
 // busy machine the thread waited for may need this very core. (To yield the core instead would give it to
-// a neighbor for a whole time slice.) A phase's last thread finds it done, and wakes the others: it looks
-// for sleepers after its own item is counted, and they look again at the count after they said they sleep.
+// a neighbor for a whole time slice.)
 void Team::wait(int id) {
   constexpr int looks_before_sleep = 2000;
-  for (int looks = 0; !is_done(id); ++looks) {
-    if (looks < looks_before_sleep) {
-      pause();
-      continue;
-    }
+  while (!wait(id, looks_before_sleep)) {
     const uint32_t seen = wakes_.load();
     sleepers_.fetch_add(1);
-    if (!is_done(id)) futex(&wakes_, FUTEX_WAIT_PRIVATE, seen);
+    if (!is_done(id)) sleep_while(&wakes_, seen);
     sleepers_.fetch_sub(1);
   }
-  if (sleepers_.load() > 0) {
-    wakes_.fetch_add(1);
-    futex(&wakes_, FUTEX_WAKE_PRIVATE, size_);
-  }
+}
+
+// A phase's last thread finds it done, and wakes those who sleep. It may miss one that lies down in the
+// same instant, since its look at the sleepers may come before its count is seen; that one wakes by itself.
+void Team::wake_others() {
+  if (sleepers_.load(std::memory_order_relaxed) == 0) return;
+  wakes_.fetch_add(1);
+  wake_all(&wakes_);
 }
 
 void run_team(int threads, TeamBody body, void* context) {
@@ -105,13 +127,10 @@ void run_team(int threads, TeamBody body, void* context) {
   }
   watch_forks();
   used.store(true, std::memory_order_relaxed);
-  std::unique_ptr<Team> team;
+  // Should OpenMP give fewer threads than it was asked for, those that came do the others' parts.
+  Team team(threads);
 #pragma omp parallel num_threads(threads)
-  {
-#pragma omp single
-    team = std::make_unique<Team>(omp_get_num_threads());
-    body(context, omp_get_thread_num(), *team);
-  }
+  body(context, omp_get_thread_num(), team);
 }
 
 }  // namespace fastrnn

@@ -36,10 +36,14 @@ inline Each each(Range range) { return {range}; }
 // The id-th of `parts` nearly equal parts of 0 .. n.
 inline Range part_of(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
 
-// Work is done in phases, each of some items; a thread begins with its own part of a phase's items, so
-// that it finds its data in its own cache, and then takes what the others have not begun. A phase ends when
-// all its items are done, whoever did them: a thread that lost its core delays the others by the one item
-// in its hands, not by all that it was meant to do, and finds the phases it missed already done.
+// Work is done in phases, each of some items; a thread does its own part of a phase's items, so that it
+// finds its data in its own cache, then waits a little for the others, and then takes what they have not
+// begun. A phase ends when all its items are done, whoever did them: a thread that lost its core delays the
+// others by the one item in its hands, not by all that it was meant to do, and finds the phases it missed
+// already done.
+//
+// Where cores are far apart a cache line takes some 0.3 us from one to the other, and a phase of a small
+// layer not much longer. So threads touch each other's lines but once a phase, to see that it is done.
 class Team {
  public:
   static constexpr int max_size = 256;
@@ -55,32 +59,39 @@ class Team {
       return;
     }
     begin_phase(id, items);
-    int64_t done = 0;
-    for (int victim = 0; victim < size_; ++victim) {
-      const int owner = (id + victim) % size_;
-      for (int64_t i = claim(id, owner, items); i >= 0; i = claim(id, owner, items)) {
-        body(i);
-        ++done;
-      }
+    do_part(id, id, items, body);
+    if (!wait(id, looks_before_help)) {
+      for (int other = 1; other < size_; ++other) do_part(id, (id + other) % size_, items, body);
+      wait(id);
     }
-    // At once, since the others look at the count all the time, and every look takes it from this core.
-    threads_[id].done.fetch_add(done);
-    wait(id);
+    wake_others();
   }
 
  private:
+  static constexpr int looks_before_help = 30;
+
+  // Two cache lines: one of the thread's own, which others touch to help it, and one they all look at.
   struct alignas(64) Thread {
     std::atomic<uint64_t> next{0};  // phase << 32 | items of this thread's part that are claimed
-    alignas(64) std::atomic<int64_t> done{0};
-    int64_t expected = 0;  // items of all phases begun, known to this thread only
+    int64_t expected = 0;           // items of all phases begun, known to this thread only
     uint64_t phase = 0;
+    alignas(64) std::atomic<int64_t> done{0};
   };
+
+  template <class Body>
+  void do_part(int id, int owner, int64_t items, Body& body) {
+    int64_t done = 0;
+    for (int64_t i = claim(id, owner, items); i >= 0; i = claim(id, owner, items), ++done) body(i);
+    count(id, done);
+  }
 
   void begin_phase(int id, int64_t items);
   int64_t claim(int id, int owner, int64_t items);
-  void wait(int id);
-
+  void count(int id, int64_t items);
   bool is_done(int id) const;
+  bool wait(int id, int looks);
+  void wait(int id);
+  void wake_others();
 
   int size_;
   std::vector<Thread> threads_;
@@ -92,7 +103,8 @@ class Team {
 using TeamBody = void (*)(void* context, int id, Team& team);
 void run_team(int threads, TeamBody body, void* context);
 
-// Calls body(id, team) on `threads` threads, or fewer if there are fewer to be had: ask team.size().
+// Calls body(id, team) on `threads` threads, or on those of them that are to be had, which do the others'
+// parts.
 template <class Body>
 void run_team(int threads, Body& body) {
   run_team(
