@@ -28,12 +28,17 @@ class Backward {
         cell_(cell_info(args.cell)),
         H_(args.weights.H),
         P_(args.weights.P),
-        recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1, workspace_),
-        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1,
-                    workspace_) {
+        recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1),
+        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1) {
     const double work = 2.0 * cell_.gates * H_ * P_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * q_.B, work * q_.rows);
+    for (int i = 0; i < partition_.slices(); ++i) {
+      Slice& slice =
+          slices_.emplace_back(Slice{part_of(q_.B, i, partition_.slices()), recurrent_, projection_});
+      slice.recurrent.take_panels(workspace_);
+      slice.projection.take_panels(workspace_);
+    }
     d_stride_ = operand_stride<Operand>(cell_.slots * recurrent_.slot_stride());
     dh_stride_ = operand_stride<Operand>(P_);
     for (Operand*& buffer : d_) buffer = workspace_.take<Operand>(q_.B * d_stride_);
@@ -51,21 +56,24 @@ class Backward {
   int threads() const { return partition_.threads; }
 
   void operator()(int id, Team& team) {
-    team.phase(id, recurrent_.blocks(), [&](int64_t j) { recurrent_.pack(j); });
-    if (projected()) team.phase(id, projection_.blocks(), [&](int64_t j) { projection_.pack(j); });
     if (partition_.by_batch) {
       const auto alone = [](int64_t items, auto body) {
         for (int64_t i = 0; i < items; ++i) body(i);
       };
-      team.phase(id, partition_.slices(),
-                 [&](int64_t i) { run(part_of(q_.B, i, partition_.slices()), alone); });
+      team.phase(id, slices_.size(), [&](int64_t i) { run(slices_[i], alone); });
     } else {
-      run({0, q_.B}, [&](int64_t items, auto body) { team.phase(id, items, body); });
+      run(slices_[0], [&](int64_t items, auto body) { team.phase(id, items, body); });
     }
   }
 
  private:
   static constexpr int first_slot = 0;
+
+  // Some sequences, and weights packed for the threads that compute them.
+  struct Slice {
+    Range batch;
+    Product recurrent, projection;
+  };
 
   // Where the state before a step was.
   enum class Source { sequence, initial, zero };
@@ -81,19 +89,26 @@ class Backward {
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
 
-  // All steps of some sequences; for_items(n, body) calls body(0) .. body(n - 1), sharing them out or not.
+  // All steps of a slice; for_items(n, body) calls body(0) .. body(n - 1), sharing them out or not.
   template <class ForItems>
-  void run(Range batch, ForItems for_items) {
+  void run(const Slice& slice, ForItems for_items) {
+    const Range batch = slice.batch;
+    if (slice.recurrent.packs()) {
+      for_items(recurrent_.blocks(), [&](int64_t j) { slice.recurrent.pack(j); });
+    }
+    if (projected() && slice.projection.packs()) {
+      for_items(projection_.blocks(), [&](int64_t j) { slice.projection.pack(j); });
+    }
     for_items(batch.size(), [&](int64_t i) { start(batch.begin + i); });
     for (int64_t k = q_.T - 1; k >= 0; --k) {
       if (projected()) {
-        for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(k, batch, j); });
-        for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(k, batch, j); });
+        for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(slice, k, j); });
+        for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(slice, k, j); });
       } else {
-        for_items(recurrent_.blocks(), [&](int64_t j) { step(k, batch, j); });
+        for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, k, j); });
       }
     }
-    for_items(recurrent_.blocks(), [&](int64_t j) { finish_h(batch, j); });
+    for_items(recurrent_.blocks(), [&](int64_t j) { finish_h(slice, j); });
     if (cell_.has_c) for_items(batch.size(), [&](int64_t i) { finish_c(batch.begin + i); });
   }
 
@@ -146,21 +161,21 @@ class Backward {
   }
 
   // The part of the gradient of h before step k + 1 that comes through its pre-activations.
-  void multiply(int64_t k, int64_t j, int64_t b, int count, Compute* acc) const {
+  void multiply(const Slice& slice, int64_t k, int64_t j, int64_t b, int count, Compute* acc) const {
     const Operand* pointers[max_tile_rows];
     for (int m = 0; m < count; ++m) pointers[m] = d_[(k + 1) % 2] + (b + m) * d_stride_;
-    recurrent_.multiply(j, count, pointers, acc);
+    slice.recurrent.multiply(j, count, pointers, acc);
   }
 
   // Rows that have a product to be formed lie before this one.
   int64_t product_rows(int64_t k) const { return k + 1 < q_.T ? q_.batch(q_.step(k + 1)) : 0; }
 
-  void step(int64_t k, Range batch, int64_t j) {
+  void step(const Slice& slice, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-    for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+    for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
       const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
-      if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
+      if (present > 0) multiply(slice, k, j, b0, static_cast<int>(present), acc);
       for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
         const Compute* product = p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr;
         if (p.active) {
@@ -252,13 +267,13 @@ class Backward {
   }
 
   // With a projection, first: the whole gradient of h.
-  void gather_dh(int64_t k, Range batch, int64_t j) {
+  void gather_dh(const Slice& slice, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t t = q_.step(k);
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-    for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+    for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
       const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
-      if (present > 0) multiply(k, j, b0, static_cast<int>(present), acc);
+      if (present > 0) multiply(slice, k, j, b0, static_cast<int>(present), acc);
       for (int64_t b = b0; b < b0 + rows; ++b) {
         const Part p = part(k, b);
         add_to_carry(b, 1, u0, units, p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr);
@@ -284,13 +299,13 @@ class Backward {
   }
 
   // Then: through the projection to the cell.
-  void step_through_projection(int64_t k, Range batch, int64_t j) {
+  void step_through_projection(const Slice& slice, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t u0 = j * projection_.block(), units = projection_.units(j);
-    for_tiles(batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
+    for_tiles(slice.batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
       const Operand* pointers[max_tile_rows];
       for (int m = 0; m < rows; ++m) pointers[m] = dh_ + (b0 + m) * dh_stride_;
-      projection_.multiply(j, rows, pointers, acc);
+      slice.projection.multiply(j, rows, pointers, acc);
       for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
         if (p.active) {
           cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns());
@@ -301,11 +316,11 @@ class Backward {
     });
   }
 
-  void finish_h(Range batch, int64_t j) {
+  void finish_h(const Slice& slice, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
-    for_tiles(batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
-      multiply(-1, j, b0, rows, acc);
+    for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
+      multiply(slice, -1, j, b0, rows, acc);
       for (int64_t b = b0; b < b0 + rows; ++b) {
         add_to_carry(b, 1, u0, units, has_product(-1, b) ? acc + (b - b0) * recurrent_.columns() : nullptr);
         k_.to_storage(units, carry_h_ + b * P_ + u0, a_.dh0 + b * P_ + u0);
@@ -321,8 +336,9 @@ class Backward {
   const CellInfo& cell_;
   const int64_t H_, P_;
   Workspace workspace_;
-  Product recurrent_, projection_;
+  const Product recurrent_, projection_;  // without panels, which are a slice's
   Partition partition_;
+  std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t d_stride_, dh_stride_;
   Operand* d_[2];                // [B, d_stride] pre-activation gradients of a step, in turn
   Compute* carry_h_;             // [B, P] part of the gradient of h that needs no product

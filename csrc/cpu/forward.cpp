@@ -34,7 +34,6 @@ class Forward {
         input_(kernels, args.weights.w_ih, I_, cell_.gates, H_),
         recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_),
         projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0) {
-    find_panels();
     const double work = 2.0 * cell_.gates * H_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
@@ -58,9 +57,6 @@ class Forward {
   int threads() const { return partition_.threads; }
 
   void operator()(int id, Team& team) {
-    for (const Product* product : to_pack_) {
-      team.phase(id, product->blocks(), [&](int64_t j) { product->pack(j); });
-    }
     if (partition_.by_batch) {
       const auto alone = [](int64_t items, auto body) {
         for (int64_t i = 0; i < items; ++i) body(i);
@@ -76,6 +72,7 @@ class Forward {
   // of computation, step by step.
   struct Slice {
     Range batch;
+    Product input, recurrent, projection;
     int64_t shortest;  // of its sequences' lengths
     int64_t chunk_rows;
     const Operand* x;  // [chunk rows, x_stride] input as products read it
@@ -90,8 +87,8 @@ class Forward {
   };
 
   Slice make_slice(Range batch) {
-    Slice slice;
-    slice.batch = batch;
+    Slice slice{batch, input_, recurrent_, projection_};
+    find_panels(slice);
     slice.shortest = q_.T;
     if (q_.lengths) {
       for (int64_t b : each(batch)) slice.shortest = std::min(slice.shortest, q_.lengths[b]);
@@ -112,6 +109,11 @@ class Forward {
   // is decided about chunks must not depend on who decides, since every thread does.
   template <class ForItems>
   void run(const Slice& slice, ForItems for_items) {
+    for (const auto& [product, packs] : {std::pair{&slice.input, packs_input()},
+                                         {&slice.recurrent, packs_recurrent()},
+                                         {&slice.projection, packs_recurrent()}}) {
+      if (packs) for_items(product->blocks(), [&, p = product](int64_t j) { p->pack(j); });
+    }
     constexpr int64_t few_rows = 16;
     const int64_t pieces = in_place() ? 0 : (slice.batch.size() + few_rows - 1) / few_rows;
     for (int64_t k0 = 0; k0 < q_.T;) {
@@ -142,18 +144,27 @@ class Forward {
   bool projected() const { return a_.weights.w_hr != nullptr; }
   // Packing costs what a hundred rows of a product gain by it, or, where the few rows of a step leave a
   // product waiting for memory, a dozen steps. Panels packed beforehand are used for any number.
-  void find_panels() {
-    constexpr int64_t many_rows = 128, many_steps = 16;
-    const bool repeated = q_.rows > many_rows || q_.T >= many_steps;
+  bool packs_input() const {
+    constexpr int64_t many_rows = 128;
+    return a_.weights.panels == nullptr && q_.rows > many_rows * partition_.slices();
+  }
+  bool packs_recurrent() const {
+    constexpr int64_t many_steps = 16;
+    return packs_input() || (a_.weights.panels == nullptr && q_.T >= many_steps);
+  }
+
+  // A slice packs weights for itself, though it could share the work: what another core has just written
+  // takes longer to read than to make.
+  void find_panels(Slice& slice) {
     char* ready = const_cast<char*>(static_cast<const char*>(a_.weights.panels));
-    for (auto [product, worth_it] :
-         {std::pair{&input_, q_.rows > many_rows}, {&recurrent_, repeated}, {&projection_, repeated}}) {
+    for (auto [product, packs] : {std::pair{&slice.input, packs_input()},
+                                  {&slice.recurrent, packs_recurrent()},
+                                  {&slice.projection, packs_recurrent()}}) {
       if (ready) {
         product->use_panels(ready);
         ready += product->bytes();
-      } else if (worth_it) {
+      } else if (packs) {
         product->use_panels(workspace_.take<char>(product->bytes()));
-        to_pack_.push_back(product);
       }
     }
   }
@@ -270,8 +281,8 @@ class Forward {
   void project(const Slice& slice, int64_t rows, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t width = cell_.gates * H_, u0 = j * input_.block();
-    for_tiles({0, rows}, input_.tile_rows(), [&](int64_t row, int count) {
-      multiply(input_, j, slice.x, x_stride_, row, count, acc);
+    for_tiles({0, rows}, slice.input.tile_rows(), [&](int64_t row, int count) {
+      multiply(slice.input, j, slice.x, x_stride_, row, count, acc);
       k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc, slice.bias + u0,
                   slice.pre + row * width + u0, width);
     });
@@ -288,8 +299,8 @@ class Forward {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t t = q_.step(k), u0 = j * recurrent_.block(), units = recurrent_.units(j);
     const int64_t row0 = row_in_chunk(slice, steps, k) - slice.batch.begin;
-    for_tiles(slice.present(q_, t), recurrent_.tile_rows(), [&](int64_t b, int count) {
-      multiply(recurrent_, j, operand_[k % 2], h_stride_, b, count, acc);
+    for_tiles(slice.present(q_, t), slice.recurrent.tile_rows(), [&](int64_t b, int count) {
+      multiply(slice.recurrent, j, operand_[k % 2], h_stride_, b, count, acc);
       const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
       if (!q_.lengths) return cell(slice, k, b, count, u0, units, acc, pre);
       // Runs of rows that are active, and of rows that are not.
@@ -394,8 +405,8 @@ class Forward {
   void output_step(const Slice& slice, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t t = q_.step(k), u0 = j * projection_.block(), units = projection_.units(j);
-    for_tiles(slice.present(q_, t), projection_.tile_rows(), [&](int64_t b0, int count) {
-      multiply(projection_, j, m_, m_stride_, b0, count, acc);
+    for_tiles(slice.present(q_, t), slice.projection.tile_rows(), [&](int64_t b0, int count) {
+      multiply(slice.projection, j, m_, m_stride_, b0, count, acc);
       for (int m = 0; m < count; ++m) {
         const int64_t b = b0 + m;
         Storage* y = a_.y + (q_.first_row(t) + b) * P_ + u0;
@@ -427,8 +438,7 @@ class Forward {
   const CellInfo& cell_;
   const int64_t I_, H_, P_;
   Workspace workspace_;
-  Product input_, recurrent_, projection_;
-  std::vector<const Product*> to_pack_;
+  const Product input_, recurrent_, projection_;  // without panels, which are a slice's
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t x_stride_, h_stride_, m_stride_;

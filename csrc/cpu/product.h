@@ -87,7 +87,7 @@ class GatedProduct {
   // once: the product will be used for one step, so that packing would cost more than it gains. w is then
   // read as it lies, where that is a panel but for the distance of its rows.
   GatedProduct(const Kernels& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
-               bool once, Workspace& workspace)
+               bool once)
       : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
     slot_stride_ = round_up(k, kernels.k_step);
     for (int g = 0; g < gates; ++g) {
@@ -98,7 +98,12 @@ class GatedProduct {
       }
     }
     const bool lies_as_panels = std::is_same_v<Storage, Operand> && kernels.k_step == 1 && N % block() == 0;
-    if (!once || !lies_as_panels) panels_ = workspace.take<Operand>(blocks() * panel_size());
+    packs_ = !once || !lies_as_panels;
+  }
+
+  bool packs() const { return packs_; }
+  void take_panels(Workspace& workspace) {
+    if (packs_) panels_ = workspace.take<Operand>(blocks() * panel_size());
   }
 
   int64_t block() const { return vectors * kernels_.lanes; }
@@ -109,7 +114,6 @@ class GatedProduct {
   int64_t slot_stride() const { return slot_stride_; }  // of a row, from slot to slot
 
   void pack(int64_t j) const {
-    if (!panels_) return;
     for (int g = 0; g < gates_; ++g) {
       kernels_.pack(k_, w_ + g * k_ * N_ + j * block(), N_, units(j), block(),
                     panels_ + j * panel_size() + g * slot_stride_ * block());
@@ -153,6 +157,7 @@ class GatedProduct {
   int64_t k_, N_, slot_stride_;
   int gates_, run_count_ = 0;
   Run runs_[max_gates];
+  bool packs_;
   Operand* panels_ = nullptr;  // or none, and w is read as it lies
 };
 

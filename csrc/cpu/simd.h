@@ -90,26 +90,48 @@ FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
 }
 #endif
 
+// The first `count` numbers of a vector, the others zero or left alone; by mask where there is one, since a
+// copy whose size the compiler does not know is a call of a function.
+template <class V, class Number>
+FASTRNN_INLINE V load_some(const Number* from, int64_t count) {
+  V v{};
+#if FASTRNN_VECTOR_BYTES == 64
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (std::is_same_v<Number, float>) return bits_as<V>(_mm512_maskz_loadu_ps(mask, from));
+  if constexpr (std::is_same_v<Number, double>) return bits_as<V>(_mm512_maskz_loadu_pd(mask, from));
+  if constexpr (sizeof(Number) == 2) return bits_as<V>(_mm256_maskz_loadu_epi16(mask, from));
+#endif
+  memcpy(&v, from, count * sizeof(Number));
+  return v;
+}
+template <class V, class Number>
+FASTRNN_INLINE void store_some(Number* to, V v, int64_t count) {
+#if FASTRNN_VECTOR_BYTES == 64
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (std::is_same_v<Number, float>) return _mm512_mask_storeu_ps(to, mask, bits_as<__m512>(v));
+  if constexpr (std::is_same_v<Number, double>) return _mm512_mask_storeu_pd(to, mask, bits_as<__m512d>(v));
+  if constexpr (sizeof(Number) == 2) return _mm256_mask_storeu_epi16(to, mask, bits_as<__m256i>(v));
+#endif
+  memcpy(to, &v, count * sizeof(Number));
+}
+
 // `count` numbers from memory, of any stored format, as a vector; the lanes beyond are zero. A count of
 // all lanes, known at compile time, is one load.
 template <class C>
   requires std::is_floating_point_v<C>
 FASTRNN_INLINE Vec<C> load(const C* from, int64_t count) {
-  Vec<C> v{};
-  if (count == lanes_of<C>) {
-    memcpy(&v, from, sizeof(v));
-  } else {
-    memcpy(&v, from, count * sizeof(C));
-  }
+  if (count != lanes_of<C>) return load_some<Vec<C>>(from, count);
+  Vec<C> v;
+  memcpy(&v, from, sizeof(v));
   return v;
 }
 template <class Stored>
 FASTRNN_INLINE Vec<float> load_stored(const Stored* from, int64_t count) {
-  Bits16 bits{};
+  Bits16 bits;
   if (count == lanes_of<float>) {
     memcpy(&bits, from, sizeof(bits));
   } else {
-    memcpy(&bits, from, count * sizeof(Stored));
+    bits = load_some<Bits16>(from, count);
   }
   return widen(bits, Stored{});
 }
@@ -128,7 +150,7 @@ FASTRNN_INLINE void store(C* to, Vec<C> v, int64_t count) {
   if (count == lanes_of<C>) {
     memcpy(to, &v, sizeof(v));
   } else {
-    memcpy(to, &v, count * sizeof(C));
+    store_some(to, v, count);
   }
 }
 template <class Stored>
@@ -137,7 +159,7 @@ FASTRNN_INLINE void store_narrow(Stored* to, Vec<float> v, int64_t count) {
   if (count == lanes_of<float>) {
     memcpy(to, &bits, sizeof(bits));
   } else {
-    memcpy(to, &bits, count * sizeof(Stored));
+    store_some(to, bits, count);
   }
 }
 FASTRNN_INLINE Vec<float> load(const SplitFloat* from, int64_t count) {
