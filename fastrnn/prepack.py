@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastrnn import functional, ops, paths
 from fastrnn.convert import accelerate
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from fastrnn.nn.base import Recurrent
+from fastrnn.nn.base import Call, Recurrent
 from fastrnn.nn.cells import RecurrentCell
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -104,7 +104,7 @@ class Prepacked(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weights={self.weights}"
 
-    def _like(self) -> tuple[torch.dtype, torch.device]:
+    def _like(self, *_: Any) -> tuple[torch.dtype, torch.device]:
         return self.dtype, torch.device("cpu")
 
     def _packed_path(self, x: Tensor, dtype: torch.dtype) -> None:
@@ -123,7 +123,7 @@ class PrepackedLayer(Prepacked, Recurrent):
         self._packed_path(call.x, self.dtype if torch._C._is_any_autocast_enabled() else call.x.dtype)
         return call
 
-    def _computes_in(self, device_type: str) -> torch.dtype:
+    def _computes_in(self, call: Call) -> torch.dtype:
         return self.dtype
 
     @staticmethod
