@@ -34,6 +34,14 @@ class Call(NamedTuple):
     unbatched: bool
 
 
+def pair(hx: Any) -> State | None:
+    """hx as h0 and c0, or None where it is not two tensors."""
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+        return None
+    h0, c0 = hx
+    return (h0, c0) if isinstance(h0, Tensor) and isinstance(c0, Tensor) else None
+
+
 class Recurrent(Limits, nn.RNNBase):
     """Mixed in before one of torch.nn's recurrent layers, gives it this package's forward."""
 
@@ -80,13 +88,13 @@ class Recurrent(Limits, nn.RNNBase):
             if lengths is None and reset is None and not states:
                 return super().forward(input, hx)
             path = paths.REFERENCE
-        x, h0, c0, weights, *_ = call
+        x, h0, c0, weights, batch_sizes, lengths, reset, unbatched = call
         # Without autocast all are of one dtype, or they would not fit.
         autocast = torch._C._is_any_autocast_enabled()
         if autocast:
             x, h0, c0, weights = self._cast(self._computes_in(call), x, h0, c0, weights)
         if h0 is None:
-            h0, c0 = self._zeros(x, call)
+            h0, c0 = self._zeros(x, _batch(x, batch_sizes))
         y, h_n, c_n, steps = functional.recurrent(
             self.cell,
             x,
@@ -95,9 +103,9 @@ class Recurrent(Limits, nn.RNNBase):
             weights,
             directions=self._directions,
             dropout=self.dropout if self.training else 0.0,
-            batch_sizes=call.batch_sizes,
-            lengths=call.lengths,
-            reset=call.reset,
+            batch_sizes=batch_sizes,
+            lengths=lengths,
+            reset=reset,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
             states=states,
             layer=self._layer_function(path),
@@ -107,10 +115,10 @@ class Recurrent(Limits, nn.RNNBase):
             result = paths.autocast_result(self.cell, x.device.type, given.dtype)
             if result is not None:
                 y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
-        output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
+        output, state = self._hand_back(input, y, h_n, c_n, unbatched)
         if not states:
             return output, state
-        return output, state, [self._hand_back_steps(input, *step, call.unbatched) for step in steps]
+        return output, state, [self._hand_back_steps(input, *step, unbatched) for step in steps]
 
     def _computes_in(self, call: Call) -> torch.dtype:
         return paths.autocast_dtype(self.cell, call.x.device.type) or self._like(call.weights)[0]
@@ -141,8 +149,7 @@ class Recurrent(Limits, nn.RNNBase):
         cast_weights = [tuple(cast(w) for w in layer) for layer in weights]
         return x.to(dtype), cast(h0), cast(c0), cast_weights  # type: ignore[return-value]
 
-    def _zeros(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor | None]:
-        batch = _batch(x, call.batch_sizes)
+    def _zeros(self, x: Tensor, batch: int) -> tuple[Tensor, Tensor | None]:
         count = self.num_layers * self._directions
         h0 = x.new_zeros(count, batch, self.proj_size or self.hidden_size)
         has_c = self.cell in ops.CELLS and ops.CELLS[self.cell]["has_c"]
