@@ -82,7 +82,7 @@ def _explain_layer(
     path = paths.choose(call.x, module.cell)
     if path.name == "torch" and (lengths is not None or reset is not None or states):
         path = paths.REFERENCE
-    dtype = module._computes_in(call.x.device.type)
+    dtype = module._computes_in(call)
     steps = call.x.shape[0] if call.batch_sizes is None else len(call.batch_sizes)
     batch = call.x.shape[1] if call.batch_sizes is None else int(call.batch_sizes[0])
     return _explanation(path, module, call.x, steps, batch, dtype)

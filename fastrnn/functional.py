@@ -163,4 +163,4 @@ def _beside(directions: list[Tensor]) -> Tensor:
 
 
 def _stack(states: list[Tensor]) -> Tensor:
-    return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
+    return states[0][None] if len(states) == 1 else torch.stack(states)

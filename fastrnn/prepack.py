@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastrnn import functional, ops, paths
 from fastrnn.convert import accelerate
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from fastrnn.nn.base import Recurrent
+from fastrnn.nn.base import Call, Recurrent
 from fastrnn.nn.cells import RecurrentCell
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -104,8 +104,11 @@ class Prepacked(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weights={self.weights}"
 
-    def _like(self) -> tuple[torch.dtype, torch.device]:
+    def _like(self, *_: Any) -> tuple[torch.dtype, torch.device]:
         return self.dtype, torch.device("cpu")
+
+    def _misfit(self) -> RuntimeError:
+        return RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
 
     def _packed_path(self, x: Tensor, dtype: torch.dtype) -> None:
         """x can be computed by the kernels, in the dtype it has or will be cast to."""
@@ -119,11 +122,15 @@ class PrepackedLayer(Prepacked, Recurrent):
     def _arrange(self, *args: Any) -> Any:
         call = super()._arrange(*args)
         if call is None:
-            raise RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
+            raise self._misfit()
         self._packed_path(call.x, self.dtype if torch._C._is_any_autocast_enabled() else call.x.dtype)
         return call
 
-    def _computes_in(self, device_type: str) -> torch.dtype:
+    def check_input(self, *_: Any) -> NoReturn:
+        """torch.nn's, which reads parameters, comes here with arguments that did not fit."""
+        raise self._misfit()
+
+    def _computes_in(self, call: Call) -> torch.dtype:
         return self.dtype
 
     @staticmethod
@@ -147,7 +154,7 @@ class PrepackedCell(Prepacked, RecurrentCell):
         if isinstance(input, Tensor) and input.dim() in (1, 2) and input.shape[-1] == self.input_size:
             state = self._zeros(input) if hx is None else self._split_state(hx)
         if state is None:
-            raise RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
+            raise self._misfit()
         self._packed_path(input, input.dtype)
         return self._step(packed_layer, input, state)
 

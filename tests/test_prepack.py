@@ -227,6 +227,12 @@ def test_bad_arguments() -> None:
     for bad in (torch.randn(2, 3, 5), torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(4)):
         with pytest.raises(RuntimeError, match="do not fit"):
             served(bad)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+    wide = nn.utils.rnn.pack_sequence([torch.randn(3, 5)])
+    state = torch.zeros(1, 3, 8)
+    for arguments in ((wide,), (packed.double(),), (packed, (state, state))):
+        with pytest.raises(RuntimeError, match="do not fit"):
+            served(*arguments)
 
 
 def test_another_precision_than_at_packing_is_noticed() -> None:

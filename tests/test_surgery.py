@@ -82,6 +82,32 @@ def test_old_weight_norm(name: str, device: str) -> None:
     support.same(mine(given), torchs(given))
 
 
+class Counting(nn.Module):
+    """A parametrization that counts how often it is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.count += 1
+        return 2 * weight
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_weights_are_computed_once_a_call(cell: str, packed: bool, autocast: bool, device: str) -> None:
+    _, mine = (m.to(device) for m in support.twins(cell, I, H))
+    counting = Counting()
+    parametrize.register_parametrization(mine, "weight_ih_l0", counting)
+    given = nn.utils.rnn.pack_padded_sequence(x(device), torch.tensor([T] * B)) if packed else x(device)
+    counting.count = 0
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        mine(given)
+    assert counting.count == 1
+
+
 @pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_ih"])
 @pytest.mark.parametrize("cell", support.CELLS)
 def test_computed_weights_of_cells(cell: str, name: str, device: str) -> None:

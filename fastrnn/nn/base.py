@@ -27,10 +27,19 @@ class Call(NamedTuple):
     x: Tensor  # [T, B, I], or [rows, I] packed
     h0: Tensor | None  # [layers * directions, B, P]
     c0: Tensor | None  # [layers * directions, B, H]
+    weights: list[functional.LayerWeights]
     batch_sizes: Tensor | None
     lengths: Tensor | None
     reset: Tensor | None
     unbatched: bool
+
+
+def pair(hx: Any) -> State | None:
+    """hx as h0 and c0, or None where it is not two tensors."""
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+        return None
+    h0, c0 = hx
+    return (h0, c0) if isinstance(h0, Tensor) and isinstance(c0, Tensor) else None
 
 
 class Recurrent(Limits, nn.RNNBase):
@@ -79,16 +88,13 @@ class Recurrent(Limits, nn.RNNBase):
             if lengths is None and reset is None and not states:
                 return super().forward(input, hx)
             path = paths.REFERENCE
-        weights = self._layer_weights()
-        x, h0, c0 = call.x, call.h0, call.c0
-        own_dtype, _ = self._like()
-        dtype = self._computes_in(x.device.type)
-        # Under autocast a state may be of another dtype than both.
+        x, h0, c0, weights, batch_sizes, lengths, reset, unbatched = call
+        # Without autocast all are of one dtype, or they would not fit.
         autocast = torch._C._is_any_autocast_enabled()
-        if x.dtype != dtype or own_dtype != dtype or (autocast and h0 is not None):
-            x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
+        if autocast:
+            x, h0, c0, weights = self._cast(self._computes_in(call), x, h0, c0, weights)
         if h0 is None:
-            h0, c0 = self._zeros(x, call)
+            h0, c0 = self._zeros(x, _batch(x, batch_sizes))
         y, h_n, c_n, steps = functional.recurrent(
             self.cell,
             x,
@@ -97,9 +103,9 @@ class Recurrent(Limits, nn.RNNBase):
             weights,
             directions=self._directions,
             dropout=self.dropout if self.training else 0.0,
-            batch_sizes=call.batch_sizes,
-            lengths=call.lengths,
-            reset=call.reset,
+            batch_sizes=batch_sizes,
+            lengths=lengths,
+            reset=reset,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
             states=states,
             layer=self._layer_function(path),
@@ -107,15 +113,15 @@ class Recurrent(Limits, nn.RNNBase):
         if autocast:
             given = call.x if call.h0 is None else call.h0
             result = paths.autocast_result(self.cell, x.device.type, given.dtype)
-            if result is not None and result != dtype:
+            if result is not None:
                 y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
-        output, state = self._hand_back(input, y, h_n, c_n, call.unbatched)
+        output, state = self._hand_back(input, y, h_n, c_n, unbatched)
         if not states:
             return output, state
-        return output, state, [self._hand_back_steps(input, *step, call.unbatched) for step in steps]
+        return output, state, [self._hand_back_steps(input, *step, unbatched) for step in steps]
 
-    def _computes_in(self, device_type: str) -> torch.dtype:
-        return paths.autocast_dtype(self.cell, device_type) or self._like()[0]
+    def _computes_in(self, call: Call) -> torch.dtype:
+        return paths.autocast_dtype(self.cell, call.x.device.type) or self._like(call.weights)[0]
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
@@ -143,8 +149,7 @@ class Recurrent(Limits, nn.RNNBase):
         cast_weights = [tuple(cast(w) for w in layer) for layer in weights]
         return x.to(dtype), cast(h0), cast(c0), cast_weights  # type: ignore[return-value]
 
-    def _zeros(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor | None]:
-        batch = _batch(x, call.batch_sizes)
+    def _zeros(self, x: Tensor, batch: int) -> tuple[Tensor, Tensor | None]:
         count = self.num_layers * self._directions
         h0 = x.new_zeros(count, batch, self.proj_size or self.hidden_size)
         has_c = self.cell in ops.CELLS and ops.CELLS[self.cell]["has_c"]
@@ -190,17 +195,17 @@ class Recurrent(Limits, nn.RNNBase):
             if states is None:
                 return None
             h0, c0 = states
-            for state in states:
-                if state is not None and state.dim() != input.dim():
-                    return None
             if unbatched:
+                if any(state is not None and state.dim() != 2 for state in states):
+                    return None
                 h0 = h0.unsqueeze(1)
                 c0 = None if c0 is None else c0.unsqueeze(1)
-        if x.shape[0] == 0 or not self._fits(x, h0, c0, x.shape[1]):
+        weights = self._layer_weights()
+        if x.shape[0] == 0 or not self._fits(x, h0, c0, weights, x.shape[1]):
             return None
         if lengths is not None or reset is not None:
             lengths, reset = self._check_masks(x, unbatched, lengths, reset)
-        return Call(x, h0, c0, None, lengths, reset, unbatched)
+        return Call(x, h0, c0, weights, None, lengths, reset, unbatched)
 
     def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call | None:
         x, batch_sizes, order, _ = input
@@ -210,7 +215,8 @@ class Recurrent(Limits, nn.RNNBase):
             if self._split_state(hx) is None:
                 return None
             h0, c0 = self._split_state(self.permute_hidden(hx, order))  # type: ignore[misc]
-        if not self._fits(x, h0, c0, _batch(x, batch_sizes)):
+        weights = self._layer_weights()
+        if not self._fits(x, h0, c0, weights, _batch(x, batch_sizes)):
             # torch.nn.LSTM leaves a packed batch unchecked, and its kernels then read beyond memory.
             self._update_flat_weights()
             if hx is None:
@@ -218,31 +224,34 @@ class Recurrent(Limits, nn.RNNBase):
             else:
                 self.check_forward_args(x, self._join_state(h0, c0), batch_sizes)  # type: ignore[arg-type]
             _check_alike(x, h0, c0)
-        return Call(x, h0, c0, batch_sizes, None, None, False)
+        return Call(x, h0, c0, weights, batch_sizes, None, None, False)
 
-    def _fits(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, batch: int) -> bool:
+    def _fits(
+        self,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weights: list[functional.LayerWeights],
+        batch: int,
+    ) -> bool:
         """Sizes, dtypes and devices are as the kernels expect them."""
-        if x.shape[-1] != self.input_size:
+        dtype, device = self._like(weights)
+        if x.shape[-1] != self.input_size or x.device != device:
             return False
-        dtype, device = self._like()
-        if device != x.device:
-            return False
-        if dtype != x.dtype and not torch._C._is_any_autocast_enabled():
-            return False
+        alike = x.dtype == dtype
         count = self.num_layers * self._directions
         for state, size in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
             if state is None:
                 continue
-            if state.shape != (count, batch, size) or state.device != x.device:
+            if state.shape != (count, batch, size) or state.device != device:
                 return False
-            if state.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
-                return False
-        return True
+            alike = alike and state.dtype == dtype
+        return alike or torch._C._is_any_autocast_enabled()
 
-    def _like(self) -> tuple[torch.dtype, torch.device]:
+    def _like(self, weights: list[functional.LayerWeights]) -> tuple[torch.dtype, torch.device]:
         """What input must be."""
-        weight = getattr(self, self._flat_weights_names[0])
-        return weight.dtype, weight.device
+        w_ih = weights[0][0]
+        return w_ih.dtype, w_ih.device
 
     def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
         return functional.LAYERS[path.name]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrnn import functional, paths
-from fastrnn.nn.base import State
+from fastrnn.nn.base import State, pair
 from fastrnn.nn.limits import Limits
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
@@ -111,8 +111,7 @@ class LSTMCell(RecurrentCell, nn.LSTMCell):
         return zeros, zeros
 
     def _split_state(self, hx: Any) -> State | None:
-        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
-        return (hx[0], hx[1]) if pair else None
+        return pair(hx)
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h, c

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastrnn.nn.base import Recurrent, State
+from fastrnn.nn.base import Recurrent, State, pair
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -40,8 +40,7 @@ class LSTM(Recurrent, nn.LSTM):
     __doc__ = _DOC.format(name="LSTM", and_c=" and c", steps="(h, c)")
 
     def _split_state(self, hx: Any) -> State | None:
-        pair = isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
-        return (hx[0], hx[1]) if pair else None
+        return pair(hx)
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
         return h_n, c_n
