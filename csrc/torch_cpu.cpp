@@ -72,6 +72,22 @@ void run(const BackwardArgs<S>& args) {
   });
 }
 
+// Whether backward forms the gradients of weights and input itself, which needs no rows of what it
+// multiplies beyond a chunk. It does so where all is of one type, and rows and columns make whole tiles.
+bool forms_gradients(const Layer& layer, const Sequence& sequence) {
+  constexpr int64_t few = 64;
+  if (layer.rows < few || layer.I > 16 * layer.H) return false;
+  bool one_type = false;
+  for_type(layer.x.scalar_type(), [&](auto tag) {
+    with_kernels<decltype(tag)>(Packing::own, split_pays(sequence), [&](const auto& kernels) {
+      using K = std::decay_t<decltype(kernels)>;
+      one_type = std::is_same_v<typename K::Storage, typename K::Compute> &&
+                 std::is_same_v<typename K::Operand, typename K::Compute>;
+    });
+  });
+  return one_type;
+}
+
 struct Kept {
   Tensor y, h_n, c_n, c, slots;
 };
@@ -346,7 +362,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   const Tensor c_all = info.has_c ? c.contiguous().view({layer.rows, layer.H}) : Tensor();
   const bool recompute = info.keeps_slots && slots.numel() == 0 && layer.rows > 0;
   Tensor h_prev;
-  if (recompute || (needs[1] && !(sequence.plain() && layer.T > 0))) {
+  const bool forms = (needs[0] || needs[1]) && forms_gradients(layer, sequence);
+  if (recompute || (needs[1] && !forms && !(sequence.plain() && layer.T > 0))) {
     h_prev = previous_states(sequence, h_all, layer.h0);
   }
   Tensor kept_slots = slots.contiguous();
@@ -356,7 +373,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
         recompute_slots(layer, h_prev, info.has_c ? previous_states(sequence, c_all, layer.c0) : Tensor());
   }
   // Recomputed slots are nobody else's: their gradients may take their place.
-  const Tensor d = recompute ? kept_slots : at::empty({layer.rows, info.slots * layer.H}, options);
+  const Tensor d = forms       ? Tensor()
+                   : recompute ? kept_slots
+                               : at::empty({layer.rows, info.slots * layer.H}, options);
   const bool projected = layer.w_hr.defined();
   const Tensor dh = projected ? at::empty({layer.rows, layer.P}, options) : Tensor();
   const Tensor dh0 = at::empty({layer.B, layer.P}, options);
@@ -368,48 +387,73 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     m = o * c_all.tanh();
   }
 
-  for_type(x.scalar_type(), [&](auto tag) {
-    using S = decltype(tag);
-    BackwardArgs<S> a{};
-    a.cell = layer.id;
-    a.sequence = sequence;
-    a.weights = weights_of<S>(layer);
-    a.h0 = data<S>(layer.h0);
-    a.c0 = data<S>(layer.c0);
-    a.y = data<S>(h_all);
-    a.c = data<S>(c_all);
-    a.slots = data<S>(kept_slots);
-    a.dy = data<S>(grad_y);
-    a.dh_n = data<S>(grad_h_n);
-    a.dc_n = data<S>(grad_c_n);
-    a.dc = data<S>(grad_c);
-    a.d_slots = data<S>(d);
-    a.dh = data<S>(dh);
-    a.dh0 = data<S>(dh0);
-    a.dc0 = data<S>(dc0);
-    run(a);
-  });
+  Tensor dx = none(), dw_ih = none(), dw_hh = none(), db_ih = none(), db_hh = none(), dw_hr = none();
+  Tensor bias_sums;  // [1, S * H]
+  if (forms) {
+    if (needs[0]) dx = at::empty(layer.sizes(layer.I), options);
+    if (needs[1]) {
+      dw_ih = at::empty(layer.w_ih.sizes(), options);
+      dw_hh = at::empty(layer.w_hh.sizes(), options);
+      bias_sums = at::empty({1, info.slots * layer.H}, options);
+    }
+  }
+  const auto run_all = [&] {
+    for_type(x.scalar_type(), [&](auto tag) {
+      using S = decltype(tag);
+      BackwardArgs<S> a{};
+      a.cell = layer.id;
+      a.sequence = sequence;
+      a.weights = weights_of<S>(layer);
+      a.h0 = data<S>(layer.h0);
+      a.c0 = data<S>(layer.c0);
+      a.y = data<S>(h_all);
+      a.c = data<S>(c_all);
+      a.slots = data<S>(kept_slots);
+      a.dy = data<S>(grad_y);
+      a.dh_n = data<S>(grad_h_n);
+      a.dc_n = data<S>(grad_c_n);
+      a.dc = data<S>(grad_c);
+      a.d_slots = data<S>(d);
+      a.dh = data<S>(dh);
+      a.dh0 = data<S>(dh0);
+      a.dc0 = data<S>(dc0);
+      a.x = data<S>(layer.x);
+      a.x_step = layer.x.dim() == 3 ? layer.x.stride(0) : 0;
+      a.x_row = layer.x.stride(-2);
+      a.dx = data<S>(dx);
+      a.dw_ih = data<S>(dw_ih);
+      a.dw_hh = data<S>(dw_hh);
+      a.d_bias = data<S>(bias_sums);
+      run(a);
+    });
+  };
+  run_all();
 
   const int* x_slot = info.x_slot;
   const int* h_slot = info.h_slot;
-  Tensor dx = none();
-  if (needs[0]) {
+  if (needs[0] && !forms) {
     for_slot_runs(layer, x_slot, d, [&](int gate, int count, const Tensor& columns) {
       const Tensor part = product(columns, layer.w_ih.narrow(0, gate * layer.H, count * layer.H));
       dx = gate == 0 ? part : dx + part;
     });
     dx = dx.view(layer.sizes(layer.I));
   }
-  Tensor dw_ih = none(), dw_hh = none(), db_ih = none(), db_hh = none(), dw_hr = none();
-  if (needs[1]) {
+  // What x holds beyond a sequence's end was multiplied with zero; should it be NaN, it must not be there.
+  // A look at the result costs less than a copy of x without what seldom is there.
+  const auto meets_padding = [&] {
+    return layer.lengths.defined() && !dw_ih.sum().isfinite().item<bool>();
+  };
+  if (needs[1] && forms) {
+    if (meets_padding()) {
+      layer.x = without_padding(layer);
+      run_all();
+    }
+  } else if (needs[1]) {
     const auto by_x = [&](const Tensor& rows) {
       return weight_gradient(layer, x_slot, d, rows.reshape({layer.rows, layer.I}));
     };
     dw_ih = by_x(layer.x);
-    // A look at the result costs less than a copy of x without what seldom is there.
-    if (layer.lengths.defined() && !dw_ih.sum().isfinite().item<bool>()) {
-      dw_ih = by_x(without_padding(layer));
-    }
+    if (meets_padding()) dw_ih = by_x(without_padding(layer));
     if (h_prev.defined()) {
       dw_hh = weight_gradient(layer, h_slot, d, h_prev);
     } else {
@@ -422,10 +466,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
                                  h_all.narrow(0, layer.B - rest, others));
       }
     }
+    if (layer.b_ih.defined()) bias_sums = d.sum(0, /*keepdim=*/true);
+  }
+  if (needs[1]) {
     if (layer.b_ih.defined()) {
-      const Tensor sums = d.sum(0, /*keepdim=*/true);
-      db_ih = bias_gradient(layer, x_slot, sums);
-      db_hh = bias_gradient(layer, h_slot, sums);
+      db_ih = bias_gradient(layer, x_slot, bias_sums);
+      db_hh = bias_gradient(layer, h_slot, bias_sums);
     }
     if (projected) {
       dw_hr = at::empty({layer.P, layer.H}, options);

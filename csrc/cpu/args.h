@@ -76,10 +76,17 @@ struct BackwardArgs {
   const Storage* dh_n;       // [B, P] or null
   const Storage* dc_n;       // [B, H] or null
   const Storage* dc;         // [rows, H] or null
-  Storage* d_slots;          // [rows, S * H] gradient of every pre-activation
-  Storage* dh;               // [rows, P] whole gradient of h; with a projection only, else null
-  Storage* dh0;              // [B, P]
-  Storage* dc0;              // [B, H] or null
+  Storage* d_slots;  // [rows, S * H] gradient of every pre-activation; null where what it is good for
+                     // is asked for itself, of a table of one type:
+  const Storage* x;  // as forward had it,
+  int64_t x_step, x_row;
+  Storage* dx;      // [rows, I] or null
+  Storage* dw_ih;   // [G * H, I], and with it, or null,
+  Storage* dw_hh;   // [G * H, P]
+  Storage* d_bias;  // [S * H] sums of d_slots
+  Storage* dh;      // [rows, P] whole gradient of h; with a projection only, else null
+  Storage* dh0;     // [B, P]
+  Storage* dc0;     // [B, H] or null
 };
 
 }  // namespace fastrnn

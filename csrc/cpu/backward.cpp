@@ -3,11 +3,14 @@
 // The steps run in the order opposite to forward's. Each begins with the product of the later step's
 // pre-activation gradients with w_hh, one tile at a time, and ends it with the cell's backward equations,
 // so that here, too, a step is one phase of the team. Gradients of weights, biases and input are products
-// over all steps at once and the caller's.
+// over many steps at once: see gradients.h, or, where types are mixed, the caller's.
 #include <cstring>
+#include <memory>
 #include <type_traits>
 
+#include "chunk.h"
 #include "driver.h"
+#include "gradients.h"
 #include "product.h"
 
 namespace fastrnn {
@@ -20,6 +23,7 @@ class Backward {
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
   using Product = GatedProduct<Kernels>;
+  static constexpr bool one_type = std::is_same_v<Storage, Compute> && std::is_same_v<Operand, Compute>;
 
   Backward(const BackwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
@@ -35,9 +39,15 @@ class Backward {
                                   work * q_.B, work * q_.rows);
     for (int i = 0; i < partition_.slices(); ++i) {
       Slice& slice =
-          slices_.emplace_back(Slice{part_of(q_.B, i, partition_.slices()), recurrent_, projection_});
+          slices_.emplace_back(Slice{part_of(q_.B, i, partition_.slices()), recurrent_, projection_, {}});
       slice.recurrent.take_panels(workspace_);
       slice.projection.take_panels(workspace_);
+      if constexpr (one_type) {
+        if (a_.d_slots) continue;
+        const int64_t rows = std::max(slice.batch.size(), std::min(q_.T * slice.batch.size(), chunk_rows));
+        slice.gradients = std::make_unique<Gradients<Kernels>>(
+            a_, k_, slice.batch, partition_.by_batch ? 1 : partition_.threads, rows, workspace_);
+      }
     }
     d_stride_ = operand_stride<Operand>(cell_.slots * recurrent_.slot_stride());
     dh_stride_ = operand_stride<Operand>(P_);
@@ -64,15 +74,30 @@ class Backward {
     } else {
       run(slices_[0], [&](int64_t items, auto body) { team.phase(id, items, body); });
     }
+    if constexpr (one_type) {
+      if (a_.d_slots) return;
+      const Gradients<Kernels>& any = *slices_[0].gradients;
+      team.phase(id, any.results(), [&](int64_t item) { any.write(item, slices_); });
+    }
   }
 
  private:
   static constexpr int first_slot = 0;
 
+  static constexpr int64_t chunk_rows = 480;
+
   // Some sequences, and weights packed for the threads that compute them.
   struct Slice {
     Range batch;
     Product recurrent, projection;
+    std::unique_ptr<Gradients<Kernels>> gradients;  // or null, and the caller has d_slots
+  };
+
+  // Gradients of the pre-activations of one step: that of row b, slot s and unit u is at
+  // b * row + s * H + u.
+  struct StepGradients {
+    Storage* at;
+    int64_t row;
   };
 
   // Where the state before a step was.
@@ -100,16 +125,53 @@ class Backward {
       for_items(projection_.blocks(), [&](int64_t j) { slice.projection.pack(j); });
     }
     for_items(batch.size(), [&](int64_t i) { start(batch.begin + i); });
-    for (int64_t k = q_.T - 1; k >= 0; --k) {
-      if (projected()) {
-        for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(slice, k, j); });
-        for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(slice, k, j); });
-      } else {
-        for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, k, j); });
+    if constexpr (one_type) {
+      if (slice.gradients) slice.gradients->start(for_items);
+    }
+    for (int64_t end = q_.T; end > 0;) {
+      const Range steps = slice.gradients ? chunk_before(q_, batch, end, chunk_rows) : Range{0, end};
+      for (int64_t k = steps.end - 1; k >= steps.begin; --k) {
+        const StepGradients d = gradients_of(slice, steps, k);
+        if (projected()) {
+          for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(slice, k, j); });
+          for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(slice, k, j, d); });
+        } else {
+          for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, k, j, d); });
+        }
       }
+      if constexpr (one_type) {
+        if (slice.gradients) {
+          slice.gradients->add(steps, for_items, [&](int64_t k, int64_t b, int64_t count, auto body) {
+            for_previous(k, b, count, body);
+          });
+        }
+      }
+      end = steps.begin;
     }
     for_items(recurrent_.blocks(), [&](int64_t j) { finish_h(slice, j); });
     if (cell_.has_c) for_items(batch.size(), [&](int64_t i) { finish_c(batch.begin + i); });
+  }
+
+  StepGradients gradients_of(const Slice& slice, Range steps, int64_t k) const {
+    if constexpr (one_type) {
+      if (const Gradients<Kernels>* own = slice.gradients.get()) {
+        return {own->d(steps, k) - slice.batch.begin * own->d_row(), own->d_row()};
+      }
+    }
+    const int64_t width = cell_.slots * H_;
+    return {a_.d_slots + q_.first_row(q_.step(k)) * width, width};
+  }
+
+  // Calls body(first, count, rows, stride) over runs of the state before step k of sequences b .. b +
+  // count, zero where a sequence has ended.
+  template <class Body>
+  void for_previous(int64_t k, int64_t b, int64_t count, Body body) const {
+    for_runs(k, b, static_cast<int>(count), [&](int64_t first, int n, Part p) {
+      if (!p.active) return body(first, n, zeros_, 0);
+      int64_t stride;
+      const Storage* rows = previous(k, first, p, a_.y, a_.h0, P_, stride);
+      body(first, n, rows, stride);
+    });
   }
 
   bool has_product(int64_t k, int64_t b) const {
@@ -170,7 +232,7 @@ class Backward {
   // Rows that have a product to be formed lie before this one.
   int64_t product_rows(int64_t k) const { return k + 1 < q_.T ? q_.batch(q_.step(k + 1)) : 0; }
 
-  void step(const Slice& slice, int64_t k, int64_t j) {
+  void step(const Slice& slice, int64_t k, int64_t j, StepGradients d) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
     for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
@@ -179,17 +241,17 @@ class Backward {
       for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
         const Compute* product = p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr;
         if (p.active) {
-          cell(k, b, count, u0, units, p, product, recurrent_.columns());
+          cell(k, b, count, u0, units, p, product, recurrent_.columns(), d);
         } else {
           add_to_carry(b, count, u0, units, product);
-          clear(k, b, count, u0, units);
+          clear(k, b, count, u0, units, d);
         }
       });
     });
   }
 
   void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, Part p, const Compute* product,
-            int64_t product_row) {
+            int64_t product_row, StepGradients d) {
     const int64_t t = q_.step(k), row = q_.first_row(t) + b;
     CellBackward<Storage, Operand, Compute> c{};
     c.rows = count;
@@ -221,7 +283,8 @@ class Backward {
       c.c_prev = previous(k, b, p, a_.c, a_.c0, H_, c.c_prev_row) + u0;
     }
     if (cell_.keeps_slots) c.slots = a_.slots + row * cell_.slots * H_ + u0;
-    c.d_slots = a_.d_slots + row * cell_.slots * H_ + u0;
+    c.d_slots = d.at + b * d.row + u0;
+    c.d_slots_row = d.row;
     c.operand = d_[k % 2] + b * d_stride_ + u0;
     c.operand_row = d_stride_;
     c.operand_slot = recurrent_.slot_stride();
@@ -256,13 +319,9 @@ class Backward {
   }
 
   // A padded row beyond its sequence's end: zero, for the products over all rows.
-  void clear(int64_t k, int64_t b, int count, int64_t u0, int64_t units) {
-    for (int64_t i = b; i < b + count; ++i) {
-      const int64_t t = q_.step(k), row = q_.first_row(t) + i;
-      if (i >= q_.batch(t)) continue;
-      for (int s = 0; s < cell_.slots; ++s) {
-        std::fill_n(a_.d_slots + (row * cell_.slots + s) * H_ + u0, units, Storage{});
-      }
+  void clear(int64_t k, int64_t b, int count, int64_t u0, int64_t units, StepGradients d) {
+    for (int64_t i = b; i < std::min(b + count, q_.batch(q_.step(k))); ++i) {
+      for (int s = 0; s < cell_.slots; ++s) std::fill_n(d.at + i * d.row + s * H_ + u0, units, Storage{});
     }
   }
 
@@ -299,7 +358,7 @@ class Backward {
   }
 
   // Then: through the projection to the cell.
-  void step_through_projection(const Slice& slice, int64_t k, int64_t j) {
+  void step_through_projection(const Slice& slice, int64_t k, int64_t j, StepGradients d) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t u0 = j * projection_.block(), units = projection_.units(j);
     for_tiles(slice.batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
@@ -308,9 +367,9 @@ class Backward {
       slice.projection.multiply(j, rows, pointers, acc);
       for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
         if (p.active) {
-          cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns());
+          cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns(), d);
         } else {
-          clear(k, b, count, u0, units);
+          clear(k, b, count, u0, units, d);
         }
       });
     });

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "chunk.h"
 #include "driver.h"
 #include "product.h"
 
@@ -68,8 +69,7 @@ class Forward {
   }
 
  private:
-  // Some sequences, and the buffers for a chunk of their steps. Rows of a chunk are numbered in the order
-  // of computation, step by step.
+  // Some sequences, and the buffers for a chunk of their steps.
   struct Slice {
     Range batch;
     Product input, recurrent, projection;
@@ -80,10 +80,6 @@ class Forward {
     Compute* bias;     // [G * H] what is added to its products,
     Compute* pre;      // [chunk rows, G * H] and the sums
     Compute* b_hh;     // [G * H] added to recurrent products that have a slot of their own
-
-    Range present(const Sequence& q, int64_t t) const {
-      return {batch.begin, std::clamp(q.batch(t), batch.begin, batch.end)};
-    }
   };
 
   Slice make_slice(Range batch) {
@@ -117,8 +113,8 @@ class Forward {
     constexpr int64_t few_rows = 16;
     const int64_t pieces = in_place() ? 0 : (slice.batch.size() + few_rows - 1) / few_rows;
     for (int64_t k0 = 0; k0 < q_.T;) {
-      const Range steps = chunk_from(slice, k0);
-      const int64_t rows = rows_of(slice, steps), starts = k0 == 0 ? pieces : 0;
+      const Range steps = chunk_from(q_, slice.batch, k0, slice.chunk_rows);
+      const int64_t rows = rows_of(q_, slice.batch, steps), starts = k0 == 0 ? pieces : 0;
       const int64_t copies = slice.x_copy ? steps.size() : 0;
       for_items(starts + copies, [&](int64_t i) {
         if (i < starts) {
@@ -243,35 +239,11 @@ class Forward {
     }
   }
 
-  // The steps from k0 whose rows fit into a chunk; at least one.
-  Range chunk_from(const Slice& slice, int64_t k0) const {
-    int64_t k = k0, rows = 0;
-    do {
-      rows += slice.present(q_, q_.step(k++)).size();
-    } while (k < q_.T && k - k0 < slice.chunk_rows &&
-             rows + slice.present(q_, q_.step(k)).size() <= slice.chunk_rows);
-    return {k0, k};
-  }
-
-  int64_t rows_of(const Slice& slice, Range steps) const {
-    int64_t rows = 0;
-    for (int64_t k : each(steps)) rows += slice.present(q_, q_.step(k)).size();
-    return rows;
-  }
-
-  // First row in the chunk of step k.
-  int64_t row_in_chunk(const Slice& slice, Range steps, int64_t k) const {
-    if (!q_.first) return (k - steps.begin) * slice.batch.size();
-    if (slice.batch.size() < q_.B) return rows_of(slice, {steps.begin, k});
-    const int64_t t0 = q_.step(steps.begin), t = q_.step(k);
-    return q_.reverse ? q_.first[t0 + 1] - q_.first[t + 1] : q_.first[t] - q_.first[t0];
-  }
-
   void convert_x(const Slice& slice, Range steps, int64_t k) {
     const int64_t t = q_.step(k);
-    Operand* to = slice.x_copy + row_in_chunk(slice, steps, k) * x_stride_;
+    Operand* to = slice.x_copy + row_in_chunk(q_, slice.batch, steps, k) * x_stride_;
     const Storage* from = a_.x + (q_.first ? q_.first[t] * a_.x_row : t * a_.x_step);
-    for (int64_t b : each(slice.present(q_, t))) {
+    for (int64_t b : each(present(q_, slice.batch, t))) {
       k_.to_operand(I_, from + b * a_.x_row, to);
       std::fill(to + I_, to + x_stride_, Operand{});
       to += x_stride_;
@@ -298,8 +270,8 @@ class Forward {
   void step(const Slice& slice, Range steps, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t t = q_.step(k), u0 = j * recurrent_.block(), units = recurrent_.units(j);
-    const int64_t row0 = row_in_chunk(slice, steps, k) - slice.batch.begin;
-    for_tiles(slice.present(q_, t), slice.recurrent.tile_rows(), [&](int64_t b, int count) {
+    const int64_t row0 = row_in_chunk(q_, slice.batch, steps, k) - slice.batch.begin;
+    for_tiles(present(q_, slice.batch, t), slice.recurrent.tile_rows(), [&](int64_t b, int count) {
       multiply(slice.recurrent, j, operand_[k % 2], h_stride_, b, count, acc);
       const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
       if (!q_.lengths) return cell(slice, k, b, count, u0, units, acc, pre);
@@ -405,7 +377,7 @@ class Forward {
   void output_step(const Slice& slice, int64_t k, int64_t j) {
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t t = q_.step(k), u0 = j * projection_.block(), units = projection_.units(j);
-    for_tiles(slice.present(q_, t), slice.projection.tile_rows(), [&](int64_t b0, int count) {
+    for_tiles(present(q_, slice.batch, t), slice.projection.tile_rows(), [&](int64_t b0, int count) {
       multiply(slice.projection, j, m_, m_stride_, b0, count, acc);
       for (int m = 0; m < count; ++m) {
         const int64_t b = b0 + m;

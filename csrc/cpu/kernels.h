@@ -62,12 +62,13 @@ struct CellBackward {
   const Storage* dc;  // or null
   int64_t dc_row;
   const Storage* slots;  // or null
-  int64_t slots_row;     // of slots and d_slots
+  int64_t slots_row;
   const Storage *h, *h_prev;
   int64_t h_row, h_prev_row;
   const Storage *c, *c_prev;
   int64_t c_state_row, c_prev_row;
   Storage* d_slots;
+  int64_t d_slots_row;
   Operand* operand;                   // d_slots as the next product reads it
   int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
 };
@@ -81,12 +82,18 @@ struct Kernels {
 
   int lanes;           // Compute numbers in a vector
   int k_step;          // k of a product, of packed panels and of operand rows is a multiple of this
-  int rows_3, rows_4;  // most rows of a tile of three vectors and of four
+  int rows_3, rows_4;  // most rows of a tile of three vectors, and of others
 
   int tile_rows(int vectors) const { return vectors == 3 ? rows_3 : rows_4; }
+  // Of a tile for products with so many columns: no more than they fill, where there is a choice.
+  int vectors_for(int64_t columns) const {
+    if (multiply[1][1] == nullptr || columns > 2 * lanes) return 4;
+    return columns > lanes ? 2 : 1;
+  }
 
   // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, at a constant distance, and
-  // 3 or 4 vectors of n. panel_row: stride from k to k + k_step.
+  // 3 or 4 vectors of n, or 1 or 2 where panel numbers are vectors of operands. panel_row: stride from k to
+  // k + k_step.
   using Multiply = void (*)(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row,
                             Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
@@ -106,6 +113,8 @@ struct Kernels {
   void (*to_storage)(int64_t n, const Compute* from, Storage* to);
   void (*to_operand)(int64_t n, const Storage* from, Operand* to);
   void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
+  // to[u] += the sum over rows of from[row][u]
+  void (*add_up)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
   // pre[row][g * H + u] = acc[row][g * block + u] + bias[g * H + u]
   void (*add_bias)(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,
                    const Compute* bias, Compute* pre, int64_t pre_row);

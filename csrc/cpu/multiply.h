@@ -54,7 +54,7 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
               bool accumulate) {
   using D = Dot<Operand, Compute, Panel>;
   constexpr int lanes = lanes_of<Compute>;
-  constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4 / rows;
+  constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4;
   Vec<Compute> sum[chains][rows][vectors] = {};
   const Operand* row[rows];
 #pragma GCC unroll 8

@@ -90,6 +90,7 @@ class GatedProduct {
                bool once)
       : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
     slot_stride_ = round_up(k, kernels.k_step);
+    vectors_ = kernels.vectors_for(N);
     for (int g = 0; g < gates; ++g) {
       if (g > 0 && slots[g] == slots[g - 1] + 1) {
         runs_[run_count_ - 1].length += slot_stride_;
@@ -106,11 +107,11 @@ class GatedProduct {
     if (packs_) panels_ = workspace.take<Operand>(blocks() * panel_size());
   }
 
-  int64_t block() const { return vectors * kernels_.lanes; }
+  int64_t block() const { return vectors_ * kernels_.lanes; }
   int64_t blocks() const { return (N_ + block() - 1) / block(); }
   int64_t units(int64_t j) const { return std::min(block(), N_ - j * block()); }
   int64_t columns() const { return block(); }
-  int64_t tile_rows() const { return kernels_.tile_rows(vectors); }
+  int64_t tile_rows() const { return kernels_.tile_rows(vectors_); }
   int64_t slot_stride() const { return slot_stride_; }  // of a row, from slot to slot
 
   void pack(int64_t j) const {
@@ -135,15 +136,14 @@ class GatedProduct {
         const int64_t k = std::min(longest_sum, runs_[r].length - from);
         const Operand* shifted[max_tile_rows];
         for (int m = 0; m < rows; ++m) shifted[m] = a[m] + runs_[r].offset + from;
-        kernels_.multiply[vectors][rows](k, shifted, panel + from * width, width * kernels_.k_step, acc,
-                                         r > 0 || from > 0);
+        kernels_.multiply[vectors_][rows](k, shifted, panel + from * width, width * kernels_.k_step, acc,
+                                          r > 0 || from > 0);
       }
       panel += runs_[r].length * width;
     }
   }
 
  private:
-  static constexpr int vectors = 4;
   // A sum over all gates is long, and the rounding error of one chain of additions grows with its length:
   // it is made of parts whose sums are added.
   static constexpr int64_t longest_sum = 512;
@@ -155,7 +155,7 @@ class GatedProduct {
   const Kernels& kernels_;
   const Storage* w_;
   int64_t k_, N_, slot_stride_;
-  int gates_, run_count_ = 0;
+  int vectors_, gates_, run_count_ = 0;
   Run runs_[max_gates];
   bool packs_;
   Operand* panels_ = nullptr;  // or none, and w is read as it lies

@@ -72,7 +72,7 @@ void cell_backward(const CellBackward<Storage, Operand, Compute>& t) {
       Cell::backward(s, h, h_prev, c, c_prev, dh, dc, d, dh_prev, dc_prev);
 #pragma GCC unroll 4
       for (int i = 0; i < Cell::slots; ++i) {
-        store(t.d_slots + m * t.slots_row + i * t.H + u, d[i], count);
+        store(t.d_slots + m * t.d_slots_row + i * t.H + u, d[i], count);
         store(t.operand + m * t.operand_row + i * t.operand_slot + u, d[i], count);
       }
       store(t.carry_h + m * t.carry_h_row + u, dh_prev, count);
@@ -91,6 +91,16 @@ void convert(int64_t n, const From* from, To* to) {
       store(to + i, v, count);
     });
   }
+}
+
+template <class Storage, class Compute>
+void add_up(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to) {
+  for_vectors<Compute>(n, [&](int64_t u, int64_t count) __attribute__((always_inline)) {
+    Vec<Compute> sum{};
+    for (int64_t m = 0; m < rows; ++m) sum += load(from + m * row + u, count);
+    const Vec<Compute> total = load(to + u, count) + sum;
+    store(to + u, total, count);
+  });
 }
 
 template <class Compute>

@@ -51,8 +51,13 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
     } else {
       if constexpr (rows <= FASTRNN_ROWS_3)
         k.multiply[3][rows] = multiply<rows, 3, Operand, Compute, Panel>;
-      if constexpr (rows <= FASTRNN_ROWS_4)
+      if constexpr (rows <= FASTRNN_ROWS_4) {
+        if constexpr (std::is_same_v<Panel, Operand>) {
+          k.multiply[1][rows] = multiply<rows, 1, Operand, Compute, Panel>;
+          k.multiply[2][rows] = multiply<rows, 2, Operand, Compute, Panel>;
+        }
         k.multiply[4][rows] = multiply<rows, 4, Operand, Compute, Panel>;
+      }
     }
   });
   k.multiply_rows = multiply_rows<Storage, Operand, Compute>;
@@ -62,6 +67,7 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
   k.to_storage = convert<Compute, Storage, Compute>;
   k.to_operand = convert<Storage, Operand, Compute>;
   k.round_to_operand = convert<Compute, Operand, Compute>;
+  k.add_up = add_up<Storage, Compute>;
   k.add_bias = add_bias<Compute>;
 #define FASTRNN_CELL_KERNELS(name, type)                                                     \
   k.forward[static_cast<int>(CellId::name)] = cell_forward<type, Storage, Operand, Compute>; \
