@@ -1,4 +1,4 @@
-// The ops on the CPU: tensors to plain pointers, and the products over whole sequences.
+// The ops on the CPU: tensors to plain pointers, and products over whole sequences where they are torch's.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
@@ -169,7 +169,7 @@ Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, co
               "fastrnn: w_ih and w_hh must have the shapes [", info.gates,
               " * hidden_size, .] and one dtype");
   if (packing == Packing::int8) {
-    for (const Tensor& w : {w_ih, w_hh}) {
+    for (const Tensor& w : {w_ih, w_hh, w_hr.value_or(w_hh)}) {
       TORCH_CHECK_VALUE(w.isfinite().all().item<bool>(), "weights with NaN or infinity have no int8 form");
     }
   }

@@ -73,13 +73,13 @@ class Forward {
   struct Slice {
     Range batch;
     Product input, recurrent, projection;
-    int64_t shortest;  // of its sequences' lengths
-    int64_t chunk_rows;
-    const Operand* x;  // [chunk rows, x_stride] input as products read it
-    Operand* x_copy;   // the same to be written to, or null where x is the input itself
-    Compute* bias;     // [G * H] what is added to its products,
-    Compute* pre;      // [chunk rows, G * H] and the sums
-    Compute* b_hh;     // [G * H] added to recurrent products that have a slot of their own
+    int64_t shortest = 0;  // of its sequences' lengths
+    int64_t chunk_rows = 0;
+    const Operand* x = nullptr;  // [chunk rows, x_stride] input as products read it
+    Operand* x_copy = nullptr;   // the same to be written to, or null where x is the input itself
+    Compute* bias = nullptr;     // [G * H] what is added to its products,
+    Compute* pre = nullptr;      // [chunk rows, G * H] and the sums
+    Compute* b_hh = nullptr;     // [G * H] added to recurrent products that have a slot of their own
   };
 
   Slice make_slice(Range batch) {
