@@ -38,7 +38,7 @@ class Forward {
     const double work = 2.0 * cell_.gates * H_;
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
-    x_stride_ = in_place() ? a_.x_row : operand_stride<Operand>(I_);
+    x_stride_ = reads_x() ? a_.x_row : operand_stride<Operand>(I_);
     h_stride_ = in_place() ? P_ : operand_stride<Operand>(P_);
     m_stride_ = operand_stride<Operand>(H_);
     for (int i = 0; i < partition_.slices(); ++i) {
@@ -75,11 +75,10 @@ class Forward {
     Product input, recurrent, projection;
     int64_t shortest = 0;  // of its sequences' lengths
     int64_t chunk_rows = 0;
-    const Operand* x = nullptr;  // [chunk rows, x_stride] input as products read it
-    Operand* x_copy = nullptr;   // the same to be written to, or null where x is the input itself
-    Compute* bias = nullptr;     // [G * H] what is added to its products,
-    Compute* pre = nullptr;      // [chunk rows, G * H] and the sums
-    Compute* b_hh = nullptr;     // [G * H] added to recurrent products that have a slot of their own
+    Operand* x = nullptr;     // [chunk rows, x_stride] input as products read it, or null: as it lies
+    Compute* bias = nullptr;  // [G * H] what is added to its products,
+    Compute* pre = nullptr;   // [chunk rows, G * H] and the sums
+    Compute* b_hh = nullptr;  // [G * H] added to recurrent products that have a slot of their own
   };
 
   Slice make_slice(Range batch) {
@@ -90,11 +89,7 @@ class Forward {
       for (int64_t b : each(batch)) slice.shortest = std::min(slice.shortest, q_.lengths[b]);
     }
     slice.chunk_rows = std::max<int64_t>({batch.size(), std::min<int64_t>(q_.T * batch.size(), 384), 1});
-    slice.x_copy = in_place() ? nullptr : workspace_.take<Operand>(slice.chunk_rows * x_stride_);
-    slice.x = slice.x_copy;
-    if constexpr (one_type) {
-      if (in_place()) slice.x = a_.x + batch.begin * a_.x_row;
-    }
+    if (!reads_x()) slice.x = workspace_.take<Operand>(slice.chunk_rows * x_stride_);
     slice.bias = workspace_.take<Compute>(cell_.gates * H_);
     slice.b_hh = workspace_.take<Compute>(cell_.gates * H_);
     slice.pre = workspace_.take<Compute>(slice.chunk_rows * cell_.gates * H_);
@@ -115,7 +110,7 @@ class Forward {
     for (int64_t k0 = 0; k0 < q_.T;) {
       const Range steps = chunk_from(q_, slice.batch, k0, slice.chunk_rows);
       const int64_t rows = rows_of(q_, slice.batch, steps), starts = k0 == 0 ? pieces : 0;
-      const int64_t copies = slice.x_copy ? steps.size() : 0;
+      const int64_t copies = slice.x ? steps.size() : 0;
       for_items(starts + copies, [&](int64_t i) {
         if (i < starts) {
           start(part_of(slice.batch.size(), i, pieces), slice.batch.begin);
@@ -126,7 +121,7 @@ class Forward {
       for (int64_t k = steps.begin; k < steps.end; ++k) {
         for_items(recurrent_.blocks(), [&](int64_t j) {
           if (k == 0) start_units(slice, j);
-          if (k == steps.begin) project(slice, rows, j);
+          if (k == steps.begin) project(slice, steps, rows, j);
           step(slice, steps, k, j);
         });
         if (projected()) {
@@ -168,6 +163,12 @@ class Forward {
   // A single step's input and state are read, and its new state written, where they lie: copies of so
   // little work's operands would cost as much as the work, most of all where one core makes them and
   // another reads them.
+  bool reads_x() const {
+    constexpr int64_t page = 4096;  // rows so far apart would all compete for one place in the cache
+    if (!one_type || q_.first) return false;
+    return q_.T == 1 || (!partition_.by_batch && !q_.reverse && a_.x_step == q_.B * a_.x_row &&
+                         a_.x_row * static_cast<int64_t>(sizeof(Storage)) % page != 0);
+  }
   bool in_place() const { return one_type && q_.T == 1 && q_.plain(); }
 
   void find_state() {
@@ -241,7 +242,7 @@ class Forward {
 
   void convert_x(const Slice& slice, Range steps, int64_t k) {
     const int64_t t = q_.step(k);
-    Operand* to = slice.x_copy + row_in_chunk(q_, slice.batch, steps, k) * x_stride_;
+    Operand* to = slice.x + row_in_chunk(q_, slice.batch, steps, k) * x_stride_;
     const Storage* from = a_.x + (q_.first ? q_.first[t] * a_.x_row : t * a_.x_step);
     for (int64_t b : each(present(q_, slice.batch, t))) {
       k_.to_operand(I_, from + b * a_.x_row, to);
@@ -250,11 +251,15 @@ class Forward {
     }
   }
 
-  void project(const Slice& slice, int64_t rows, int64_t j) {
+  void project(const Slice& slice, Range steps, int64_t rows, int64_t j) {
+    const Operand* x = slice.x;
+    if constexpr (one_type) {
+      if (!x) x = a_.x + slice.batch.begin * a_.x_row + steps.begin * a_.x_step;
+    }
     alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
     const int64_t width = cell_.gates * H_, u0 = j * input_.block();
     for_tiles({0, rows}, slice.input.tile_rows(), [&](int64_t row, int count) {
-      multiply(slice.input, j, slice.x, x_stride_, row, count, acc);
+      multiply(slice.input, j, x, x_stride_, row, count, acc);
       k_.add_bias(count, cell_.gates, input_.units(j), input_.block(), H_, acc, slice.bias + u0,
                   slice.pre + row * width + u0, width);
     });
