@@ -64,6 +64,10 @@ void run(const ForwardArgs<S>& args, Packing packing) {
 
 template <class S>
 void run(const BackwardArgs<S>& args) {
+  if constexpr (std::is_same_v<S, float>) {
+    // For the table of one type, whatever another thread has set since that was decided.
+    if (args.d_slots == nullptr) return run_backward(args, *target().f32);
+  }
   with_kernels<S>(Packing::own, split_pays(args.sequence), [&](const auto& kernels) {
     if constexpr (std::is_same_v<typename std::decay_t<decltype(kernels)>::Panel,
                                  typename std::decay_t<decltype(kernels)>::Operand>) {

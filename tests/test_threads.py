@@ -102,6 +102,23 @@ def test_fork(count: int, used: bool) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+FEWER = """
+import torch, fastrnn
+layer, x = fastrnn.LSTM(64, 256), torch.randn(12, 8, 64)
+torch.set_num_threads(1)
+expected = layer(x)[0]
+torch.set_num_threads(4)
+assert torch.allclose(layer(x)[0], expected, atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_fewer_threads_than_asked_for(limit: int) -> None:
+    """OpenMP may give a call fewer threads than torch has; they do the others' parts."""
+    environment = {**os.environ, "OMP_THREAD_LIMIT": str(limit)}
+    subprocess.run([sys.executable, "-c", FEWER], check=True, timeout=120, env=environment)
+
+
 class Embedded(Dataset[Tensor]):
     """A data set that runs a layer in its workers."""
 

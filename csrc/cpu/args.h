@@ -28,7 +28,7 @@ struct Sequence {
   // Rows present at step t: sequences 0 .. batch(t) - 1.
   int64_t batch(int64_t t) const { return first ? first[t + 1] - first[t] : B; }
   bool active(int64_t t, int64_t b) const { return b < batch(t) && (!lengths || t < lengths[b]); }
-  bool resets(int64_t t, int64_t b) const { return reset && reset[first_row(t) + b] && active(t, b); }
+  bool resets(int64_t t, int64_t b) const { return reset && active(t, b) && reset[first_row(t) + b]; }
   // Every sequence is active at every step and none is reset.
   bool plain() const { return !first && !lengths && !reset; }
 };

@@ -43,8 +43,8 @@ class Gradients {
     if (a_.dx) input_.take_panels(workspace);
     if (!a_.dw_ih) return;
     turned_ = workspace.take<Number>(width_ * turned_row_);
-    bias_sums_ = workspace.take<Number>(width_);
-    std::fill_n(bias_sums_, width_, Number(0));
+    bias_sums_ = workspace.take<double>(width_);
+    std::fill_n(bias_sums_, width_, 0.0);
     for (auto [side, columns, slots] :
          {std::tuple{&x_, I_, cell_.x_slot}, {&h_, args.weights.P, cell_.h_slot}}) {
       side->columns = columns;
@@ -73,6 +73,7 @@ class Gradients {
   template <class ForItems, class Previous>
   void add(Range steps, ForItems for_items, Previous previous) {
     const int64_t rows = rows_of(q_, batch_, steps);
+    if (rows == 0) return;  // of a packed batch whose other slices have longer sequences
     if (a_.dw_ih) {
       // Units in the steps' own order, so that a thread turns, and multiplies, what it has computed.
       for_items(unit_blocks(), [&](int64_t j) {
@@ -85,7 +86,7 @@ class Gradients {
           pack_h(steps, n - x_.blocks, previous);
         }
       });
-      const bool more = steps.end < q_.T;
+      const bool more = rows_of(q_, batch_, {steps.end, q_.T}) > 0;
       for_items(unit_blocks() * cell_.slots, [&](int64_t i) {
         multiply(static_cast<int>(i % cell_.slots), i / cell_.slots, rows, more);
       });
@@ -106,9 +107,9 @@ class Gradients {
     const int s = static_cast<int>(item % cell_.slots);
     const Range units = units_of(item / cell_.slots);
     for (int64_t u : each(units)) {
-      Number sum = 0;
+      double sum = 0;
       for (const auto& slice : slices) sum += slice.gradients->bias_sums_[s * H_ + u];
-      a_.d_bias[s * H_ + u] = sum;
+      a_.d_bias[s * H_ + u] = static_cast<Number>(sum);
     }
     for (auto [side, to] : {std::pair{&Gradients::x_, a_.dw_ih}, {&Gradients::h_, a_.dw_hh}}) {
       const Side& own = this->*side;
@@ -159,7 +160,9 @@ class Gradients {
     const int64_t column = slot * H_ + units.begin;
     k_.pack_transposed(units.size(), d_ + column, d_row_, 1, 0, rows, turned_row_,
                        turned_ + column * turned_row_);
-    k_.add_up(rows, units.size(), d_ + column, d_row_, bias_sums_ + column);
+    Number sums[max_tile_vectors * 16];
+    k_.sum_rows(rows, units.size(), d_ + column, d_row_, sums);
+    for (int64_t u = 0; u < units.size(); ++u) bias_sums_[column + u] += sums[u];
   }
 
   Number* panel(const Side& side, int64_t n, int64_t row) const {
@@ -245,9 +248,9 @@ class Gradients {
   const int64_t H_, I_, chunk_rows_, width_;
   const int64_t d_row_, turned_row_;
   Product input_;
-  Number* d_;                 // [chunk rows, d_row]
-  Number* turned_ = nullptr;  // [S * H, turned_row]
-  Number* bias_sums_ = nullptr;
+  Number* d_;                    // [chunk rows, d_row]
+  Number* turned_ = nullptr;     // [S * H, turned_row]
+  double* bias_sums_ = nullptr;  // [S * H]
   Side x_{}, h_{};
 };
 

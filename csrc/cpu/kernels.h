@@ -113,8 +113,8 @@ struct Kernels {
   void (*to_storage)(int64_t n, const Compute* from, Storage* to);
   void (*to_operand)(int64_t n, const Storage* from, Operand* to);
   void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
-  // to[u] += the sum over rows of from[row][u]
-  void (*add_up)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
+  // to[u] = sum over rows of from[row][u]
+  void (*sum_rows)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
   // pre[row][g * H + u] = acc[row][g * block + u] + bias[g * H + u]
   void (*add_bias)(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,
                    const Compute* bias, Compute* pre, int64_t pre_row);

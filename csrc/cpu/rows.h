@@ -93,12 +93,27 @@ void convert(int64_t n, const From* from, To* to) {
   }
 }
 
+// Sums of some rows each, then of pairs of these sums, of pairs of pairs and so on, so that rounding errors
+// grow with the logarithm of the number of rows.
 template <class Storage, class Compute>
-void add_up(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to) {
+void sum_rows(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to) {
+  constexpr int64_t few = 16;
   for_vectors<Compute>(n, [&](int64_t u, int64_t count) __attribute__((always_inline)) {
-    Vec<Compute> sum{};
-    for (int64_t m = 0; m < rows; ++m) sum += load(from + m * row + u, count);
-    const Vec<Compute> total = load(to + u, count) + sum;
+    Vec<Compute> pair[48];  // pair[i], where bit i of `sums` is set: a sum of few << i rows
+    int64_t sums = 0;
+    for (int64_t m = 0; m < rows; ++sums) {
+      Vec<Compute> sum{};
+      for (const int64_t end = m + few < rows ? m + few : rows; m < end; ++m) {
+        sum += load(from + m * row + u, count);
+      }
+      int i = 0;
+      for (; sums >> i & 1; ++i) sum += pair[i];
+      pair[i] = sum;
+    }
+    Vec<Compute> total{};
+    for (int i = 0; sums >> i; ++i) {
+      if (sums >> i & 1) total += pair[i];
+    }
     store(to + u, total, count);
   });
 }
