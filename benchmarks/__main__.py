@@ -50,10 +50,11 @@ def measure(case: Case, seconds: float, rounds: int) -> Row:
     if case.suite == "peers":
         calls |= {name: make(case) for name, make in peers.available().items()}
     settle = _PEERS_SETTLE_S if case.suite == "peers" else 0.0
+    apart = peaks.round_trip()
     neighbors = quiet.Neighbors()
     with layers.precision_of(case):
         times = interleave(calls, seconds=seconds, rounds=rounds, settle=settle)
-    return Row(case, times, neighbors.cores())
+    return Row(case, times, neighbors.cores(), apart)
 
 
 def run(cases: list[Case], args: argparse.Namespace, before: quiet.Look) -> Result:

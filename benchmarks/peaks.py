@@ -1,14 +1,16 @@
-"""What this machine attains: matrix products of each dtype, and reads from the L2 caches."""
+"""What this machine attains: matrix products, reads from the L2 caches, and the way from core to core."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -34,11 +36,11 @@ class Peaks:
 
 def measure(seconds: float) -> Peaks:
     threads = torch.get_num_threads()
-    cache = machine.caches().get("L2")
+    level_two = machine.caches().get("L2")
     gflops = {"float32": gemm(torch.float32, seconds), "bfloat16": gemm(torch.bfloat16, seconds)}
-    if cache is None:
+    if level_two is None:
         return Peaks(gflops, None, None)
-    size, sharing = cache
+    size, sharing = level_two
     return Peaks(gflops, l2_read(size // sharing // 2, threads), size // sharing * threads)
 
 
@@ -69,18 +71,10 @@ def l2_read(size: int, threads: int) -> float | None:
 
     None without a C compiler: no Python library reads at a cache's full speed.
     """
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    library = _cores()
+    if library is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "read.so"
-        source = Path(__file__).with_name("read.c")
-        subprocess.run(
-            [compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", library, source], check=True
-        )
-        read = ctypes.CDLL(str(library)).read_floats
-    read.restype = ctypes.c_float
-    read.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    read = library.read_floats
     count = size // 4 // 256 * 256
     repeats = max(1, int(2e9 / (4 * count)))  # some 20 ms
     buffers = [torch.zeros(count) for _ in range(threads)]
@@ -92,3 +86,43 @@ def l2_read(size: int, threads: int) -> float | None:
     with ThreadPoolExecutor(threads) as pool:
         slowest = min(max(pool.map(one, buffers)) for _ in range(10))
     return threads * repeats * 4 * count / slowest / 1e9
+
+
+def round_trip() -> float | None:
+    """Nanoseconds that a cache line takes to another core and back; None without a C compiler or that core.
+
+    It tells whether the two share a cache, which on a virtual machine may change from minute to minute.
+    """
+    library = _cores()
+    if library is None or len(os.sched_getaffinity(0)) == 1:
+        return None
+    line, turns = torch.zeros(64, dtype=torch.int64), 5000
+
+    def one(begin: int) -> float:
+        return reading(lambda: library.hand_over(line.data_ptr(), begin, turns))
+
+    with ThreadPoolExecutor(2) as pool:
+        seconds = []
+        for _ in range(3):
+            line.zero_()
+            seconds.append(max(pool.map(one, (0, 1))))
+    return min(seconds) / turns * 1e9
+
+
+@cache
+def _cores() -> ctypes.CDLL | None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cores.so"
+        source = Path(__file__).with_name("cores.c")
+        subprocess.run(
+            [compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", path, source], check=True
+        )
+        library = ctypes.CDLL(str(path))
+    library.read_floats.restype = ctypes.c_float
+    library.read_floats.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    library.hand_over.restype = None
+    library.hand_over.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    return library

@@ -91,6 +91,11 @@ def _machine_table(result: Result) -> str:
     lines += [[f"{dtype} products, peak", f"{rate:.0f} GFLOP/s"] for dtype, rate in peaks.gflops.items()]
     if peaks.l2_read is not None:
         lines.append(["L2 reads, peak", f"{peaks.l2_read:.0f} GB/s"])
+    if trips := sorted(row.round_trip for row in result.rows if row.round_trip is not None):
+        far = sum(trip > 2 * trips[0] for trip in trips)
+        extent = f"{trips[0]:.0f} to {trips[-1]:.0f} ns"
+        seen = f"{extent}, over twice the least before {far} of {len(trips)} cases"
+        lines.append(["a cache line to another core and back", seen])
     lines.append(["others' cores", f"{result.others:.2f} on average, run of {result.minutes:.1f} minutes"])
     return table(["machine", ""], lines, left=2)
 

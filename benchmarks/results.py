@@ -25,11 +25,13 @@ class Row:
     Attributes:
         times: library -> seconds a call.
         others: cores that other programs used meanwhile.
+        round_trip: ns that a cache line took to another core and back, just before; see peaks.round_trip.
     """
 
     case: Case
     times: dict[str, Times]
     others: float
+    round_trip: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -140,6 +142,7 @@ def load(path: Path) -> Result:
             Case(**row["case"]),
             {name: Times(**times) for name, times in row["times"].items()},
             row["others"],
+            row.get("round_trip"),
         )
         for row in data["rows"]
     ]

@@ -15,7 +15,7 @@ pytest.importorskip("tqdm", reason="benchmarks need tqdm")
 sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as command
-from benchmarks import goals, layers, machine, peers, quiet, readme, report, results, shapes, timing
+from benchmarks import goals, layers, machine, peaks, peers, quiet, readme, report, results, shapes, timing
 from benchmarks.peaks import Peaks
 from benchmarks.results import Result, Row
 from benchmarks.shapes import Case
@@ -42,6 +42,21 @@ def _idle(monkeypatch):
     monkeypatch.setattr(quiet, "look", lambda: IDLE)
     monkeypatch.setattr(quiet.Neighbors, "cores", lambda self: 0.0)
     monkeypatch.setattr(command.peaks, "measure", lambda seconds: PEAKS)
+
+
+def test_round_trip():
+    trip = peaks.round_trip()
+    if trip is None:
+        pytest.skip("there is no C compiler, or one core only")
+    assert 5 < trip < 1e6
+
+
+def test_distances_are_reported(tmp_path):
+    cases = zip(shapes.every()[:3], (90.0, 100.0, 400.0), strict=True)
+    made = result([Row(case, row(case, 2.0).times, 0.0, trip) for case, trip in cases])
+    results.save(made, tmp_path / "a.json")
+    assert results.load(tmp_path / "a.json") == made
+    assert "90 to 400 ns, over twice the least before 1 of 3 cases" in report.markdown(made, {})
 
 
 @pytest.mark.usefixtures("_idle")
