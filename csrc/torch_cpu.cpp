@@ -84,9 +84,7 @@ bool forms_gradients(const Layer& layer, const Sequence& sequence) {
   bool one_type = false;
   for_type(layer.x.scalar_type(), [&](auto tag) {
     with_kernels<decltype(tag)>(Packing::own, split_pays(sequence), [&](const auto& kernels) {
-      using K = std::decay_t<decltype(kernels)>;
-      one_type = std::is_same_v<typename K::Storage, typename K::Compute> &&
-                 std::is_same_v<typename K::Operand, typename K::Compute>;
+      one_type = std::decay_t<decltype(kernels)>::one_type;
     });
   });
   return one_type;

@@ -23,7 +23,7 @@ class Backward {
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
   using Product = GatedProduct<Kernels>;
-  static constexpr bool one_type = std::is_same_v<Storage, Compute> && std::is_same_v<Operand, Compute>;
+  static constexpr bool one_type = Kernels::one_type;
 
   Backward(const BackwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),

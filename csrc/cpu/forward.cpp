@@ -22,7 +22,7 @@ class Forward {
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
   using Product = TransposedProduct<Kernels>;
-  static constexpr bool one_type = std::is_same_v<Storage, Compute> && std::is_same_v<Operand, Compute>;
+  static constexpr bool one_type = Kernels::one_type;
 
   Forward(const ForwardArgs<Storage>& args, const Kernels& kernels)
       : a_(args),
@@ -297,8 +297,9 @@ class Forward {
     });
     if (k + 1 < q_.T || in_place()) return;
     if (!projected()) finish_h(slice, u0, units);
+    if (!cell_.has_c) return;
     for (int64_t b : each(slice.batch)) {
-      if (cell_.has_c) k_.to_storage(units, c_ + b * H_ + u0, a_.c_n + b * H_ + u0);
+      k_.to_storage(units, c_ + b * H_ + u0, a_.c_n + b * H_ + u0);
     }
   }
 

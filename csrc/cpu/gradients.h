@@ -134,7 +134,6 @@ class Gradients {
 
  private:
   static constexpr int max_slots = 4;
-  static constexpr int64_t longest_sum = 512;  // as GatedProduct's
 
   // One of the two factors that d is multiplied with, the input or the state before each step.
   struct Side {

@@ -79,6 +79,7 @@ struct Kernels {
   using Operand = Operand_;
   using Compute = Compute_;
   using Panel = Panel_;
+  static constexpr bool one_type = std::is_same_v<Storage, Compute> && std::is_same_v<Operand, Compute>;
 
   int lanes;           // Compute numbers in a vector
   int k_step;          // k of a product, of packed panels and of operand rows is a multiple of this
@@ -92,8 +93,8 @@ struct Kernels {
   }
 
   // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, at a constant distance, and
-  // 3 or 4 vectors of n, or 1 or 2 where panel numbers are vectors of operands. panel_row: stride from k to
-  // k + k_step.
+  // 3 or 4 vectors of n; or 1 or 2, but for AMX's tiles and panels stored narrower. panel_row: stride from
+  // k to k + k_step.
   using Multiply = void (*)(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row,
                             Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
@@ -113,7 +114,7 @@ struct Kernels {
   void (*to_storage)(int64_t n, const Compute* from, Storage* to);
   void (*to_operand)(int64_t n, const Storage* from, Operand* to);
   void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
-  // to[u] = sum over rows of from[row][u]
+  // to[u] = sum over rows of from[row][u]; in tables of one type
   void (*sum_rows)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
   // pre[row][g * H + u] = acc[row][g * block + u] + bias[g * H + u]
   void (*add_bias)(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,

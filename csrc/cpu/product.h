@@ -74,6 +74,10 @@ class TransposedProduct {
   char* panels_ = nullptr;
 };
 
+// A sum over all gates, or all rows, is long, and the rounding error of one chain of additions grows with
+// its length: it is made of parts whose sums are added.
+constexpr int64_t longest_sum = 512;
+
 // acc = rows * w, where w [gates * K, N] and a row holds one run of K numbers per slot: gate g is
 // multiplied with slot slots[g]. Gates in consecutive slots are one product.
 template <class Kernels>
@@ -144,9 +148,6 @@ class GatedProduct {
   }
 
  private:
-  // A sum over all gates is long, and the rounding error of one chain of additions grows with its length:
-  // it is made of parts whose sums are added.
-  static constexpr int64_t longest_sum = 512;
   struct Run {
     int64_t offset, length;
   };

@@ -67,7 +67,7 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
   k.to_storage = convert<Compute, Storage, Compute>;
   k.to_operand = convert<Storage, Operand, Compute>;
   k.round_to_operand = convert<Compute, Operand, Compute>;
-  k.sum_rows = sum_rows<Storage, Compute>;
+  if constexpr (K::one_type) k.sum_rows = sum_rows<Storage, Compute>;
   k.add_bias = add_bias<Compute>;
 #define FASTRNN_CELL_KERNELS(name, type)                                                     \
   k.forward[static_cast<int>(CellId::name)] = cell_forward<type, Storage, Operand, Compute>; \

@@ -49,7 +49,6 @@ class Team {
   static constexpr int max_size = 256;
 
   explicit Team(int size) : size_(size), threads_(size > 1 ? size : 0) {}
-  int size() const { return size_; }
 
   // Thread `id` does its share of a phase. Every thread calls this for the same phases in the same order.
   template <class Body>
