@@ -2,7 +2,7 @@
 #
 #   make demo        trains a language model with torch.nn's layers and with fastrnn's  [ARGS=--quick]
 #   make test        the test suite                                                     [ARGS="-k gru"]
-#   make reach       inside other libraries, which it installs: tests/reach, none left out
+#   make integration inside other libraries, which it installs: tests/integration, none left out
 #   make examples    every example at a small size
 #   make bench       times against torch.nn                                             [ARGS=--quick]
 #   make lint        style and types, nothing changed;  make format  puts style right
@@ -26,7 +26,7 @@ find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('includ
 dev_extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
   print(*project['optional-dependencies']['dev'])
 
-.PHONY: help venv demo test reach examples bench lint format sanitize gpu-check clean
+.PHONY: help venv demo test integration examples bench lint format sanitize gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -40,8 +40,8 @@ demo: venv
 test: venv
 	$(PY) -m pytest -m "not examples" $(ARGS)
 
-reach: venv $(VENV)/for-reach
-	FASTRNN_TEST_LIBRARIES=required $(PY) -m pytest tests/reach --ignore=tests/reach/test_cost.py $(ARGS)
+integration: venv $(VENV)/for-integration
+	FASTRNN_TEST_LIBRARIES=required $(PY) -m pytest tests/integration --ignore=tests/integration/test_cost.py $(ARGS)
 
 examples: venv $(VENV)/for-examples
 	$(PY) -m pytest -m examples $(ARGS)
@@ -100,9 +100,9 @@ $(VENV)/for-examples: $(VENV)/installed examples/requirements.txt
 	@touch $@
 
 # Many of these depend on torch; the constraint keeps the one that fastrnn is built against.
-$(VENV)/for-reach: $(VENV)/installed tests/reach/requirements.txt
+$(VENV)/for-integration: $(VENV)/installed tests/integration/requirements.txt
 	$(PY) -c "import torch; print(f'torch=={torch.__version__}')" > $(VENV)/torch.txt
-	$(PIP) install -c $(VENV)/torch.txt -r tests/reach/requirements.txt
+	$(PIP) install -c $(VENV)/torch.txt -r tests/integration/requirements.txt
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed

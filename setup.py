@@ -24,7 +24,10 @@ except ImportError:
         "`pip install --no-build-isolation .`"
     )
 
-CUDA_SOURCES = sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))
+# Headers are named by their path in here.
+HEADERS = str(Path("csrc").resolve())
+
+CUDA_SOURCES = sorted(str(p) for p in Path("csrc/cuda").rglob("*.cu"))
 
 
 def wants_cuda() -> bool:
@@ -70,10 +73,10 @@ def arch_list() -> str:
 
 def extension() -> object:
     sources = [
-        "csrc/module.cpp",
-        "csrc/ops.cpp",
-        "csrc/torch_args.cpp",
-        "csrc/torch_cpu.cpp",
+        "csrc/torch/module.cpp",
+        "csrc/torch/ops.cpp",
+        "csrc/torch/arguments.cpp",
+        "csrc/torch/cpu_ops.cpp",
         *sorted(str(p) for p in Path("csrc/cpu").rglob("*.cpp")),
     ]
     # Vector types are only passed between inlined functions, so that their calling convention, which
@@ -88,6 +91,7 @@ def extension() -> object:
         return cpp_extension.CppExtension(
             "fastrnn._C",
             sources,
+            include_dirs=[HEADERS],
             extra_compile_args={"cxx": cxx},
             extra_link_args=link,
         )
@@ -98,7 +102,8 @@ def extension() -> object:
     cxx += [f"-idirafter{folder}" for folder in library_headers() or []]
     return cpp_extension.CUDAExtension(
         "fastrnn._C",
-        [*sources, "csrc/torch_cuda.cpp", *CUDA_SOURCES],
+        [*sources, "csrc/torch/cuda_ops.cpp", *CUDA_SOURCES],
+        include_dirs=[HEADERS],
         define_macros=[("FASTRNN_CUDA_ARCHS", f'"{archs}"')],
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
         extra_link_args=link,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import ops, paths
+from fastrnn import ops, routing
 from fastrnn._build import build_info
 from fastrnn.nn.base import Recurrent
 from fastrnn.nn.cells import RecurrentCell
@@ -19,7 +19,7 @@ class Explanation:
     """The answer of :func:`explain`; printing it gives one line.
 
     Attributes:
-        path: "fused", "reference" or "torch" (see fastrnn/paths.py).
+        path: "fused", "reference" or "torch" (see fastrnn/routing.py).
         reason: why.
         target: the CPU target whose kernels would run, or None.
         dtype: what would be computed in, or None where torch.nn decides.
@@ -78,10 +78,10 @@ def _explain_layer(
 ) -> Explanation:
     call = module._arrange(input, hx, lengths, reset)
     if call is None:
-        return Explanation(paths.MISFIT.name, paths.MISFIT.reason)
-    path = paths.choose(call.x, module.cell)
+        return Explanation(routing.MISFIT.name, routing.MISFIT.reason)
+    path = routing.choose(call.x, module.cell)
     if path.name == "torch" and (lengths is not None or reset is not None or states):
-        path = paths.REFERENCE
+        path = routing.REFERENCE
     dtype = module._computes_in(call)
     steps = call.x.shape[0] if call.batch_sizes is None else len(call.batch_sizes)
     batch = call.x.shape[1] if call.batch_sizes is None else int(call.batch_sizes[0])
@@ -93,7 +93,7 @@ def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanat
     if path.name != "torch" and not module._fits(
         input, module._zeros(input) if hx is None else module._split_state(hx)
     ):
-        path = paths.MISFIT
+        path = routing.MISFIT
     if path.name == "torch":
         return Explanation(path.name, path.reason)
     batch = input.shape[0] if input.dim() == 2 else 1
@@ -101,7 +101,7 @@ def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanat
 
 
 def _explanation(
-    path: paths.Path, module: Recurrent | RecurrentCell, x: Tensor, T: int, B: int, dtype: torch.dtype
+    path: routing.Path, module: Recurrent | RecurrentCell, x: Tensor, T: int, B: int, dtype: torch.dtype
 ) -> Explanation:
     if path.name != "fused":
         return Explanation(path.name, path.reason, None, None if path.name == "torch" else dtype)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastrnn import functional, ops, paths
+from fastrnn import functional, ops, routing
 from fastrnn.convert import accelerate
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrnn.nn.base import Call, Recurrent
@@ -112,7 +112,7 @@ class Prepacked(nn.Module):
 
     def _packed_path(self, x: Tensor, dtype: torch.dtype) -> None:
         """x can be computed by the kernels, in the dtype it has or will be cast to."""
-        path = paths.choose(x)
+        path = routing.choose(x)
         if path.name != "fused" or dtype != self.dtype:
             reason = path.reason if path.name != "fused" else f"the input is {dtype}, not {self.dtype}"
             raise RuntimeError(f"a prepacked layer runs by its kernels only: {reason}")
@@ -144,7 +144,7 @@ class PrepackedLayer(Prepacked, Recurrent):
     def _layer_weights(self) -> Any:
         return self.packed
 
-    def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
+    def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
         return packed_layer
 
 
@@ -158,9 +158,9 @@ class PrepackedCell(Prepacked, RecurrentCell):
         self._packed_path(input, input.dtype)
         return self._step(packed_layer, input, state)
 
-    def _path(self, input: Tensor) -> paths.Path:
+    def _path(self, input: Tensor) -> routing.Path:
         path = super()._path(input)
-        return paths.choose(input) if path is paths.AUTOCAST else path
+        return routing.choose(input) if path is routing.AUTOCAST else path
 
     def _weights(self) -> Any:
         return self.packed[0]
@@ -250,7 +250,7 @@ def _become_packed(name: str, module: Any, weights: str | None) -> None:
             "or its class is not this package's own; remove parametrizations and pruning first"
         )
     dtype, device = tensors[0].dtype, tensors[0].device
-    if device.type != "cpu" or dtype not in paths.KERNEL_DTYPES:
+    if device.type != "cpu" or dtype not in routing.KERNEL_DTYPES:
         raise ValueError(
             f"{name or 'the layer'} cannot be packed: there are no kernels for {dtype} on {device}"
         )

@@ -1,4 +1,4 @@
-"""The product by tiles (csrc/cpu/amx.h) and the panels it reads, with the matrix instructions emulated.
+"""The product by tiles (csrc/cpu/isa/amx.h) and the panels it reads, with the matrix instructions emulated.
 
 Compiled here into a small library, so that it is tested where no processor has them.
 """
@@ -32,13 +32,13 @@ SOURCE = """
 #define FASTRNN_HAS_AMX
 #define FASTRNN_EMULATED_AMX
 #include "cpu/kernels.h"
-#include "cpu/lanes.h"
+#include "cpu/isa/lanes.h"
 
 namespace fastrnn::tested {
-#include "cpu/simd.h"
-#include "cpu/multiply.h"
-#include "cpu/rows.h"
-#include "cpu/amx.h"
+#include "cpu/isa/vector.h"
+#include "cpu/isa/matmul.h"
+#include "cpu/isa/rows.h"
+#include "cpu/isa/amx.h"
 
 // acc [rows, vectors * 16] (+)= x [rows, x_row] times a panel of w: of its rows, gate by gate, where
 // gates > 0, else of its first columns. x has zeros up to x_row.

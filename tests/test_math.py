@@ -32,7 +32,7 @@ SOURCE = """
 #include <immintrin.h>
 #endif
 #define FASTRNN_VECTOR_BYTES VECTOR_BYTES
-#include "cpu/lanes.h"
+#include "cpu/isa/lanes.h"
 
 namespace fastrnn {
 template <class T>

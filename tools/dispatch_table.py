@@ -152,7 +152,7 @@ def render(results: list[dict[str, Any]]) -> str:
             "",
             "#include <array>",
             "",
-            '#include "problem.h"',
+            '#include "cuda/problem.h"',
             "",
             "namespace fastrnn::cuda {",
             "",

@@ -27,7 +27,7 @@
 // from later steps alone. c, c_prev, dc and dc_prev are unused by a cell without c.
 #pragma once
 
-#include "math.h"
+#include "cells/math.h"
 
 namespace fastrnn {
 

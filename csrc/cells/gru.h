@@ -8,7 +8,7 @@
 // Slots: r, z, the input's part of n (later n itself), the recurrent part of n.
 #pragma once
 
-#include "cell.h"
+#include "cells/cell.h"
 
 namespace fastrnn {
 

@@ -6,7 +6,7 @@
 //   h' = o tanh(c')
 #pragma once
 
-#include "cell.h"
+#include "cells/cell.h"
 
 namespace fastrnn {
 

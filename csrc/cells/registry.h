@@ -2,9 +2,9 @@
 // header, one line here, one class in fastrnn/nn and one function in fastrnn/reference.py.
 #pragma once
 
-#include "gru.h"
-#include "lstm.h"
-#include "rnn.h"
+#include "cells/gru.h"
+#include "cells/lstm.h"
+#include "cells/rnn.h"
 
 //      name in Python, type
 #define FASTRNN_CELLS(X) \

@@ -5,7 +5,7 @@
 // The derivative of either is known from h' itself, so nothing is kept beside it.
 #pragma once
 
-#include "cell.h"
+#include "cells/cell.h"
 
 namespace fastrnn {
 

@@ -8,10 +8,10 @@
 #include <memory>
 #include <type_traits>
 
-#include "chunk.h"
-#include "driver.h"
-#include "gradients.h"
-#include "product.h"
+#include "cpu/chunk.h"
+#include "cpu/driver.h"
+#include "cpu/product.h"
+#include "cpu/weight_gradients.h"
 
 namespace fastrnn {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "args.h"
-#include "team.h"
+#include "cpu/threads/thread_team.h"
+#include "layer/args.h"
 
 namespace fastrnn {
 

@@ -1,4 +1,4 @@
-#include "dispatch.h"
+#include "cpu/dispatch.h"
 
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>

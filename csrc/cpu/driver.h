@@ -2,7 +2,7 @@
 // template of that name.
 #pragma once
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace fastrnn {
 

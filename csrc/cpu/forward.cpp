@@ -8,9 +8,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "chunk.h"
-#include "driver.h"
-#include "product.h"
+#include "cpu/chunk.h"
+#include "cpu/driver.h"
+#include "cpu/product.h"
 
 namespace fastrnn {
 namespace {

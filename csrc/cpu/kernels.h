@@ -10,7 +10,7 @@
 // [k][columns], so that a tile reads one stream.
 #pragma once
 
-#include "args.h"
+#include "layer/args.h"
 
 namespace fastrnn {
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels.h"
-#include "team.h"
-#include "workspace.h"
+#include "cpu/kernels.h"
+#include "cpu/threads/thread_team.h"
+#include "cpu/threads/workspace.h"
 
 namespace fastrnn {
 

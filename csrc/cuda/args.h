@@ -1,10 +1,10 @@
 // What a driver computes on a GPU: one layer in one direction, as plain pointers and sizes.
 //
-// Sequence, Weights and ForwardArgs are the CPU's (cpu/args.h), with everything in device memory but
+// Sequence, Weights and ForwardArgs are the CPU's (layer/args.h), with everything in device memory but
 // Sequence::first, which the host reads; x is dense. Numbers in arrays are counted in 64 bits.
 #pragma once
 
-#include "../cpu/args.h"
+#include "layer/args.h"
 
 namespace fastrnn::cuda {
 

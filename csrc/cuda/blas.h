@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../cpu/types.h"
+#include "layer/number_types.h"
 
 namespace fastrnn::cuda {
 

@@ -11,12 +11,12 @@
 #include <string_view>
 #include <type_traits>
 
-#include "block.h"
-#include "cluster.h"
-#include "grid.h"
-#include "measured.h"
-#include "problem.h"
-#include "step.h"
+#include "cuda/measured.h"
+#include "cuda/on_chip/block.h"
+#include "cuda/on_chip/cluster.h"
+#include "cuda/on_chip/grid.h"
+#include "cuda/problem.h"
+#include "cuda/step/step.h"
 
 namespace fastrnn::cuda {
 

@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "problem.h"
+#include "cuda/problem.h"
 
 namespace fastrnn::cuda {
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "args.h"
-#include "blas.h"
-#include "step_kernels.cuh"
+#include "cuda/args.h"
+#include "cuda/blas.h"
+#include "cuda/step/step_kernels.cuh"
 
 namespace fastrnn::cuda {
 

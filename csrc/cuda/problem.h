@@ -5,8 +5,8 @@
 #include <span>
 #include <string_view>
 
-#include "../cells/registry.h"
-#include "blas.h"
+#include "cells/registry.h"
+#include "cuda/blas.h"
 
 namespace fastrnn::cuda {
 

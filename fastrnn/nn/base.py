@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional, onnx, ops, paths
-from fastrnn.nn.limits import Limits
+from fastrnn import functional, onnx, ops, routing
+from fastrnn.nn.unsupported import Limits
 
 State = tuple[Tensor, Tensor | None]
 
@@ -83,11 +83,11 @@ class Recurrent(Limits, nn.RNNBase):
         call = self._arrange(input, hx, lengths, reset)
         if call is None:
             return super().forward(input, hx)
-        path = paths.choose(call.x, self.cell)
+        path = routing.choose(call.x, self.cell)
         if path.name == "torch":
             if lengths is None and reset is None and not states:
                 return super().forward(input, hx)
-            path = paths.REFERENCE
+            path = routing.REFERENCE
         x, h0, c0, weights, batch_sizes, lengths, reset, unbatched = call
         # Without autocast all are of one dtype, or they would not fit.
         autocast = torch._C._is_any_autocast_enabled()
@@ -112,7 +112,7 @@ class Recurrent(Limits, nn.RNNBase):
         )
         if autocast:
             given = call.x if call.h0 is None else call.h0
-            result = paths.autocast_result(self.cell, x.device.type, given.dtype)
+            result = routing.autocast_result(self.cell, x.device.type, given.dtype)
             if result is not None:
                 y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
         output, state = self._hand_back(input, y, h_n, c_n, unbatched)
@@ -121,7 +121,7 @@ class Recurrent(Limits, nn.RNNBase):
         return output, state, [self._hand_back_steps(input, *step, unbatched) for step in steps]
 
     def _computes_in(self, call: Call) -> torch.dtype:
-        return paths.autocast_dtype(self.cell, call.x.device.type) or self._like(call.weights)[0]
+        return routing.autocast_dtype(self.cell, call.x.device.type) or self._like(call.weights)[0]
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
@@ -253,7 +253,7 @@ class Recurrent(Limits, nn.RNNBase):
         w_ih = weights[0][0]
         return w_ih.dtype, w_ih.device
 
-    def _layer_function(self, path: paths.Path) -> functional.LayerFunction:
+    def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
         return functional.LAYERS[path.name]
 
     def _check_masks(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import functional, paths
+from fastrnn import functional, routing
 from fastrnn.nn.base import State, pair
-from fastrnn.nn.limits import Limits
+from fastrnn.nn.unsupported import Limits
 
 _DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -46,12 +46,12 @@ class RecurrentCell(Limits, nn.RNNCellBase):
             return super().forward(input, hx)
         return self._step(functional.LAYERS[path.name], input, state)
 
-    def _path(self, input: Tensor) -> paths.Path:
+    def _path(self, input: Tensor) -> routing.Path:
         if not isinstance(input, Tensor) or input.dim() not in (1, 2):
-            return paths.MISFIT
+            return routing.MISFIT
         if torch._C._is_any_autocast_enabled():
-            return paths.AUTOCAST
-        return paths.choose(input)
+            return routing.AUTOCAST
+        return routing.choose(input)
 
     def _step(self, run: functional.LayerFunction, input: Tensor, state: State) -> Any:
         h0, c0 = state
@@ -132,6 +132,6 @@ class RNNCell(RecurrentCell, nn.RNNCell):
     def cell(self) -> str:
         return "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu"
 
-    def _path(self, input: Tensor) -> paths.Path:
+    def _path(self, input: Tensor) -> routing.Path:
         # An unknown nonlinearity is torch.nn's to refuse, at the first call.
-        return super()._path(input) if self.nonlinearity in ("tanh", "relu") else paths.MISFIT
+        return super()._path(input) if self.nonlinearity in ("tanh", "relu") else routing.MISFIT

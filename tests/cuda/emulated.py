@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels for the host, under csrc/cuda/emulation, and loads them as torch.ops."""
+"""Builds the CUDA kernels for the host, under tests/cuda/emulation, and loads them as torch.ops."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SOURCES = [
     HERE / "emulated_cluster.cpp",
     HERE / "emulated_block.cpp",
     HERE / "emulated_grid.cpp",
-    HERE / "emulated_far.cpp",
-    HERE / "emulated_primitives.cpp",
-    CSRC / "cuda/emulation/emulation.cpp",
-    CSRC / "torch_args.cpp",
+    HERE / "emulated_64bit_offsets.cpp",
+    HERE / "emulated_instructions.cpp",
+    HERE / "emulation/emulation.cpp",
+    CSRC / "torch/arguments.cpp",
 ]
 FLAGS = [
     "-std=c++20",
@@ -36,7 +36,7 @@ FLAGS = [
     "-Werror",
 ]
 # nvcc's pragmas; and torch's headers are not ours to correct.
-FLAGS += ["-Wno-unknown-pragmas", "-Wno-psabi", f"-I{CSRC}"]
+FLAGS += ["-Wno-unknown-pragmas", "-Wno-psabi", f"-I{CSRC}", f"-I{HERE}"]
 
 
 @cache

@@ -1,2 +1,2 @@
 // The block driver's own source, for the host.
-#include "cuda/block.cu"
+#include "cuda/on_chip/block.cu"

@@ -1,2 +1,2 @@
 // The cluster driver's own source, for the host.
-#include "cuda/cluster.cu"
+#include "cuda/on_chip/cluster.cu"

@@ -1,2 +1,2 @@
 // The grid driver's own source, for the host.
-#include "cuda/grid.cu"
+#include "cuda/on_chip/grid.cu"

@@ -1,13 +1,13 @@
-// torch.ops.fastrnn_emulated: the CUDA ops of csrc/torch_cuda.h over emulated kernels and CPU tensors,
+// torch.ops.fastrnn_emulated: the CUDA ops of csrc/torch/cuda_ops.h over emulated kernels and CPU tensors,
 // with products by ATen.
 #include <torch/library.h>
 
-#include "cuda/emulation/emulation.h"
-#include "torch_cuda.h"
+#include "emulation/emulation.h"
+#include "torch/cuda_ops.h"
 
 namespace fastrnn::cuda {
 
-double far_rows(const std::string& driver, Blas& blas);  // emulated_far.cpp
+double far_rows(const std::string& driver, Blas& blas);  // emulated_64bit_offsets.cpp
 double far_kernel(const std::string& name);
 
 namespace {

@@ -1,2 +1,2 @@
 // The step driver's own source, for the host.
-#include "cuda/step.cu"
+#include "cuda/step/step.cu"

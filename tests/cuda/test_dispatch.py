@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastrnn
-from fastrnn import ops, paths
+from fastrnn import ops, routing
 
 sys.path += [str(Path(__file__).parent.parent.parent), str(Path(__file__).parent.parent.parent / "tools")]
 
@@ -80,7 +80,7 @@ def explained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[str],
             return x
 
         monkeypatch.setattr(ops, "cuda_driver", cuda_driver)
-        monkeypatch.setattr(paths, "KERNEL_DEVICES", {"cpu", "meta", "cuda"})
+        monkeypatch.setattr(routing, "KERNEL_DEVICES", {"cpu", "meta", "cuda"})
         monkeypatch.setattr(fastrnn.LSTM, "reset_parameters", lambda self: None)
         with FakeTensorMode():
             layer = fastrnn.LSTM(8, 16, num_layers=2, batch_first=True, dtype=torch.bfloat16, device="cuda")
@@ -171,7 +171,7 @@ def test_the_fastest_driver_wins_where_all_its_steps_do() -> None:
     assert dispatch_table.winner({50: {"step": 100.0, "cluster": 95.3}}) is None
 
 
-CSRC = Path(__file__).parent.parent.parent / "csrc/cuda"
+CSRC = Path(__file__).parent.parent.parent / "csrc"
 LOOKUP = """
 #include "HEADER"
 

@@ -1,0 +1,30 @@
+#include "cpu/product.h"
+
+#include <unistd.h>
+
+namespace fastrnn {
+namespace {
+
+// Of one core, or a guess where the system does not say.
+int64_t level_two_cache() {
+  static const int64_t size = [] {
+    const long told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return told > 0 ? static_cast<int64_t>(told) : int64_t{1} << 20;
+  }();
+  return size;
+}
+
+}  // namespace
+
+Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work) {
+  // A barrier costs as much as some ten thousand multiplications, waking the team some hundred thousand.
+  constexpr double least_work = 6e5, least_step_work = 2e4;
+  const int available = work < least_work ? 1 : available_threads();
+  if (available == 1) return {1, false};
+  const bool by_batch = B >= 4 * available && (2 * weight_bytes <= level_two_cache() || blocks < available);
+  if (by_batch) return {available, true};
+  if (step_work < least_step_work) return {1, false};
+  return {static_cast<int>(std::min<int64_t>(available, blocks)), false};
+}
+
+}  // namespace fastrnn

@@ -1,0 +1,136 @@
+#include "cpu/threads/thread_team.h"
+
+#include <ATen/Parallel.h>
+#include <linux/futex.h>
+#include <omp.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <ctime>
+
+namespace fastrnn {
+namespace {
+
+std::atomic<bool> forked_after_use{false};
+std::atomic<bool> used{false};
+
+void watch_forks() {
+  static const bool registered [[maybe_unused]] = [] {
+    pthread_atfork(nullptr, nullptr, [] {
+      if (!used.load(std::memory_order_relaxed)) return;
+      forked_after_use.store(true);
+      // torch's own operators, which backward uses, would wait for the missing threads forever.
+      at::set_num_threads(1);
+    });
+    return true;
+  }();
+}
+
+void futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* timeout) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, timeout, nullptr, 0);
+}
+
+// Sleeps while *word is `value`, but not for long.
+void sleep_while(std::atomic<uint32_t>* word, uint32_t value) {
+  constexpr timespec at_most = {0, 200'000};
+  futex(word, FUTEX_WAIT_PRIVATE, value, &at_most);
+}
+
+void wake_all(std::atomic<uint32_t>* word) { futex(word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr); }
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+int available_threads() {
+  if (omp_in_parallel() || forked_after_use.load(std::memory_order_relaxed)) return 1;
+  return std::min(at::get_num_threads(), Team::max_size);
+}
+
+void Team::begin_phase(int id, int64_t items) {
+  ++threads_[id].phase;
+  threads_[id].expected += items;
+}
+
+// The next item of owner's part, or -1 if all are taken. The owner need not have come to this phase yet: a
+// counter of an earlier one stands for nothing claimed.
+int64_t Team::claim(int id, int owner, int64_t items) {
+  const Range part = part_of(items, owner, size_);
+  const uint64_t phase = threads_[id].phase;
+  std::atomic<uint64_t>& next = threads_[owner].next;
+  uint64_t seen = next.load(std::memory_order_relaxed);
+  for (;;) {
+    if (seen >> 32 > phase) return -1;
+    const int64_t claimed = seen >> 32 == phase ? static_cast<int64_t>(seen & 0xffffffffu) : 0;
+    if (claimed >= part.size()) return -1;
+    const uint64_t taken = phase << 32 | static_cast<uint64_t>(claimed + 1);
+    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) return part.begin + claimed;
+  }
+}
+
+// Items of this phase that thread `id` has done. A store that nothing waits for: an addition, or a store in
+// the order of all others, would stop here until the threads that look at the count have given it up.
+void Team::count(int id, int64_t items) {
+  std::atomic<int64_t>& done = threads_[id].done;
+  if (items > 0) done.store(done.load(std::memory_order_relaxed) + items, std::memory_order_release);
+}
+
+bool Team::is_done(int id) const {
+  int64_t done = 0;
+  for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_acquire);
+  return done >= threads_[id].expected;
+}
+
+bool Team::wait(int id, int looks) {
+  for (; looks > 0; --looks) {
+    if (is_done(id)) return true;
+    pause();
+  }
+  return false;
+}
+
+// Spins for about as long as a step takes, since a thread that sleeps wakes late; then sleeps, since on a
+// busy machine the thread waited for may need this very core. (To yield the core instead would give it to
+// a neighbor for a whole time slice.)
+void Team::wait(int id) {
+  constexpr int looks_before_sleep = 2000;
+  while (!wait(id, looks_before_sleep)) {
+    const uint32_t seen = wakes_.load();
+    sleepers_.fetch_add(1);
+    if (!is_done(id)) sleep_while(&wakes_, seen);
+    sleepers_.fetch_sub(1);
+  }
+}
+
+// A phase's last thread finds it done, and wakes those who sleep. It may miss one that lies down in the
+// same instant, since its look at the sleepers may come before its count is seen; that one wakes by itself.
+void Team::wake_others() {
+  if (sleepers_.load(std::memory_order_relaxed) == 0) return;
+  wakes_.fetch_add(1);
+  wake_all(&wakes_);
+}
+
+void run_team(int threads, TeamBody body, void* context) {
+  if (threads <= 1) {
+    Team alone(1);
+    body(context, 0, alone);
+    return;
+  }
+  watch_forks();
+  used.store(true, std::memory_order_relaxed);
+  // Should OpenMP give fewer threads than it was asked for, those that came do the others' parts.
+  Team team(threads);
+#pragma omp parallel num_threads(threads)
+  body(context, omp_get_thread_num(), team);
+}
+
+}  // namespace fastrnn
