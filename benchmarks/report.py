@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks import goals
 from benchmarks.machine import bytes_text
 from benchmarks.quiet import MAX_OTHERS, Look
 from benchmarks.results import Result, Row, geometric_mean, worst
@@ -58,8 +57,6 @@ def markdown(result: Result, plots: dict[str, Path]) -> str:
     parts = ["# fastrnn beside torch.nn", machine_line(result)]
     parts += [f"> {text}" for text in [warning(result.looks, result.others), *result.notes] if text]
     parts += [_machine_table(result), _how_to_read(result)]
-    if judged := goals.verdicts(result):
-        parts += ["## Goals", goals_table(judged)]
     parts += ["## Geometric means", summary_table(result)]
     parts += [f"![{name}]({path.name})" for name, path in plots.items()]
     parts += ["## Every shape"]
@@ -115,28 +112,6 @@ def _how_to_read(result: Result) -> str:
 
 def is_disturbed(row: Row) -> bool:
     return row.others > MAX_OTHERS
-
-
-def goals_table(judged: list[goals.Verdict]) -> str:
-    lines = []
-    for verdict in judged:
-        goal = verdict.goal
-        what = verdict.what
-        if goal is not None:
-            limits = " (B>=8, H>=256)" if goal.only_large else ""
-            what = f"{title((goal.suite, goal.cell, goal.pass_, goal.dtype))}{limits}: {verdict.what}"
-        got = f"{verdict.got:.2f}" + (f" at {verdict.where}" if verdict.where else "")
-        measured, there = verdict.rows
-        lines.append(
-            [
-                what,
-                f"{verdict.wanted:.2f}",
-                got,
-                f"{measured} of {there}",
-                ("met" if verdict.is_met else "**not met**") + (", of a part" if measured < there else ""),
-            ]
-        )
-    return table(["ratio to torch.nn", "goal", "measured", "shapes", ""], lines)
 
 
 def summary_table(result: Result) -> str:

@@ -113,9 +113,13 @@ def worst(rows: list[Row]) -> Row:
 
 
 def save(result: Result, path: Path) -> None:
-    data = {"kind": KIND, **asdict(result), "rows": [_row_data(row, result.peaks) for row in result.rows]}
+    """Writes JSON with one row a line, so that a diff of two results shows the rows that changed."""
+    data = {"kind": KIND, **asdict(result)}
+    del data["rows"]
+    head = json.dumps(data, indent=1).removesuffix("\n}")
+    rows = ",\n".join(f"  {json.dumps(_row_data(row, result.peaks))}" for row in result.rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    path.write_text(f'{head},\n "rows": [\n{rows}\n ]\n}}\n')
 
 
 def _row_data(row: Row, peaks: Peaks) -> dict[str, Any]:
