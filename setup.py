@@ -73,10 +73,7 @@ def arch_list() -> str:
 
 def extension() -> object:
     sources = [
-        "csrc/torch/module.cpp",
-        "csrc/torch/ops.cpp",
-        "csrc/torch/arguments.cpp",
-        "csrc/torch/cpu_ops.cpp",
+        *sorted(str(p) for p in Path("csrc/torch").glob("*.cpp") if p.name != "cuda_ops.cpp"),
         *sorted(str(p) for p in Path("csrc/cpu").rglob("*.cpp")),
     ]
     # Vector types are only passed between inlined functions, so that their calling convention, which

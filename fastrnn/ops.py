@@ -12,7 +12,7 @@ from fastrnn import _build
 
 _C = _build.load()
 
-# What the registry in csrc/cells says of each cell: gates, slots, has_c, keeps_slots.
+# What the registry in csrc/cells says of each cell: gates, slots, has_c, keeps_slots, projects.
 CELLS: dict[str, dict[str, int]] = _C.cells()
 
 BUILT_WITH_CUDA = bool(_C.cuda_archs)
@@ -113,7 +113,7 @@ def _(
     torch._check(w_ih.dim() == 2, lambda: "fastrnn: w_ih must have 2 dimensions")
     facts = CELLS[cell]
     gates, hidden = facts["gates"], w_ih.shape[0] // facts["gates"]
-    torch._check(w_hr is None or facts["has_c"] == 1, lambda: f"fastrnn: {cell} has no projection")
+    torch._check(w_hr is None or facts["projects"] == 1, lambda: f"fastrnn: {cell} has no projection")
     torch._check(w_hr is None or w_hr.dim() == 2, lambda: "fastrnn: w_hr must have 2 dimensions")
     size = hidden if w_hr is None else w_hr.shape[0]
     _check_sequence(cell, x, h0, c0, b_ih, b_hh, batch_sizes, lengths, reset, hidden, size)

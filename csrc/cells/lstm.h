@@ -14,7 +14,7 @@ struct Lstm {
   static constexpr int gates = 4, slots = 4;
   static constexpr int x_slot[gates] = {0, 1, 2, 3};
   static constexpr int h_slot[gates] = {0, 1, 2, 3};
-  static constexpr bool has_c = true, keeps_slots = true;
+  static constexpr bool has_c = true, keeps_slots = true, projects = true;
 
   template <class V>
   static FASTRNN_INLINE void forward(V (&s)[slots], V /*h_prev*/, V c_prev, V& h, V& c) {
@@ -26,7 +26,7 @@ struct Lstm {
     h = output(s, c);
   }
 
-  // h from what forward left, for layers that project it.
+  // h from what forward left in the slots, for layers that project it.
   template <class V>
   static FASTRNN_INLINE V output(const V (&s)[slots], V c) {
     return s[3] * tanh(c);

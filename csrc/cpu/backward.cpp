@@ -9,8 +9,10 @@
 #include <type_traits>
 
 #include "cpu/chunk.h"
-#include "cpu/driver.h"
+#include "cpu/passes.h"
 #include "cpu/product.h"
+#include "cpu/threads/partition.h"
+#include "cpu/threads/thread_team.h"
 #include "cpu/weight_gradients.h"
 
 namespace fastrnn {
@@ -25,8 +27,10 @@ class Backward {
   using Product = GatedProduct<Kernels>;
   static constexpr bool one_type = Kernels::one_type;
 
-  Backward(const BackwardArgs<Storage>& args, const Kernels& kernels)
+  Backward(const BackwardArgs<Storage>& args, const ProductFactors<Storage>& factors,
+           const Kernels& kernels)
       : a_(args),
+        factors_(factors),
         k_(kernels),
         q_(args.sequence),
         cell_(cell_info(args.cell)),
@@ -43,7 +47,7 @@ class Backward {
       slice.recurrent.take_panels(workspace_);
       slice.projection.take_panels(workspace_);
       if constexpr (one_type) {
-        if (a_.d_slots) continue;
+        if (factors_.d_slots) continue;
         const int64_t rows = std::max(slice.batch.size(), std::min(q_.T * slice.batch.size(), chunk_rows));
         slice.gradients = std::make_unique<Gradients<Kernels>>(
             a_, k_, slice.batch, partition_.by_batch ? 1 : partition_.threads, rows, workspace_);
@@ -65,7 +69,7 @@ class Backward {
 
   int threads() const { return partition_.threads; }
 
-  void operator()(int id, Team& team) {
+  void operator()(int id, ThreadTeam& team) {
     if (partition_.by_batch) {
       const auto alone = [](int64_t items, auto body) {
         for (int64_t i = 0; i < items; ++i) body(i);
@@ -75,7 +79,7 @@ class Backward {
       run(slices_[0], [&](int64_t items, auto body) { team.phase(id, items, body); });
     }
     if constexpr (one_type) {
-      if (a_.d_slots) return;
+      if (factors_.d_slots) return;
       const Gradients<Kernels>& any = *slices_[0].gradients;
       team.phase(id, any.results(), [&](int64_t item) { any.write(item, slices_); });
     }
@@ -159,7 +163,7 @@ class Backward {
       }
     }
     const int64_t width = cell_.slots * H_;
-    return {a_.d_slots + q_.first_row(q_.step(k)) * width, width};
+    return {factors_.d_slots + q_.first_row(q_.step(k)) * width, width};
   }
 
   // Calls body(first, count, rows, stride) over runs of the state before step k of sequences b .. b +
@@ -283,6 +287,8 @@ class Backward {
       c.c_prev = previous(k, b, p, a_.c, a_.c0, H_, c.c_prev_row) + u0;
     }
     if (cell_.keeps_slots) c.slots = a_.slots + row * cell_.slots * H_ + u0;
+    if (factors_.output) c.output = factors_.output + row * H_ + u0;
+    c.output_row = H_;
     c.d_slots = d.at + b * d.row + u0;
     c.d_slots_row = d.row;
     c.operand = d_[k % 2] + b * d_stride_ + u0;
@@ -322,6 +328,9 @@ class Backward {
   void clear(int64_t k, int64_t b, int count, int64_t u0, int64_t units, StepGradients d) {
     for (int64_t i = b; i < std::min(b + count, q_.batch(q_.step(k))); ++i) {
       for (int s = 0; s < cell_.slots; ++s) std::fill_n(d.at + i * d.row + s * H_ + u0, units, Storage{});
+      if (factors_.output) {
+        std::fill_n(factors_.output + (q_.first_row(q_.step(k)) + i) * H_ + u0, units, Storage{});
+      }
     }
   }
 
@@ -340,7 +349,7 @@ class Backward {
         const int64_t at = (q_.first_row(t) + b) * P_ + u0;
         Operand* operand = dh_ + b * dh_stride_ + u0;
         if (!p.active) {
-          std::fill_n(a_.dh + at, units, Storage{});
+          std::fill_n(factors_.dh + at, units, Storage{});
           std::fill_n(operand, units, Operand{});
           continue;
         }
@@ -350,7 +359,7 @@ class Backward {
           k_.to_compute(units, a_.dy + at, dy);
           for (int64_t u = 0; u < units; ++u) carry[u] += dy[u];
         }
-        k_.to_storage(units, carry, a_.dh + at);
+        k_.to_storage(units, carry, factors_.dh + at);
         k_.round_to_operand(units, carry, operand);
         std::fill_n(carry, units, Compute(0));
       }
@@ -390,6 +399,7 @@ class Backward {
   void finish_c(int64_t b) { k_.to_storage(H_, carry_c_ + b * H_, a_.dc0 + b * H_); }
 
   const BackwardArgs<Storage>& a_;
+  const ProductFactors<Storage>& factors_;
   const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
@@ -410,17 +420,21 @@ class Backward {
 }  // namespace
 
 template <class Kernels>
-void run_backward(const BackwardArgs<typename Kernels::Storage>& args, const Kernels& kernels) {
-  Backward<Kernels> backward(args, kernels);
-  run_team(backward.threads(), backward);
+void run_backward(const BackwardArgs<typename Kernels::Storage>& args,
+                  const ProductFactors<typename Kernels::Storage>& factors, const Kernels& kernels) {
+  Backward<Kernels> backward(args, factors, kernels);
+  run_thread_team(backward.threads(), backward);
 }
 
-template void run_backward(const BackwardArgs<float>&, const Kernels<float, float, float>&);
-template void run_backward(const BackwardArgs<float>&, const Kernels<float, BFloat16, float>&);
-template void run_backward(const BackwardArgs<float>&, const Kernels<float, SplitFloat, float>&);
-template void run_backward(const BackwardArgs<double>&, const Kernels<double, double, double>&);
-template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, float, float>&);
-template void run_backward(const BackwardArgs<Half>&, const Kernels<Half, float, float>&);
-template void run_backward(const BackwardArgs<BFloat16>&, const Kernels<BFloat16, BFloat16, float>&);
+#define FASTRNN_BACKWARD(...)                                           \
+  template void run_backward(const BackwardArgs<__VA_ARGS__::Storage>&, \
+                             const ProductFactors<__VA_ARGS__::Storage>&, const __VA_ARGS__&);
+FASTRNN_BACKWARD(Kernels<float, float, float>)
+FASTRNN_BACKWARD(Kernels<float, BFloat16, float>)
+FASTRNN_BACKWARD(Kernels<float, SplitFloat, float>)
+FASTRNN_BACKWARD(Kernels<double, double, double>)
+FASTRNN_BACKWARD(Kernels<BFloat16, float, float>)
+FASTRNN_BACKWARD(Kernels<Half, float, float>)
+FASTRNN_BACKWARD(Kernels<BFloat16, BFloat16, float>)
 
 }  // namespace fastrnn

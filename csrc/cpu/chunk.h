@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "cpu/threads/thread_team.h"
-#include "layer/args.h"
+#include "layer/range.h"
+#include "layer/sequence.h"
 
 namespace fastrnn {
 

@@ -9,8 +9,10 @@
 #include <type_traits>
 
 #include "cpu/chunk.h"
-#include "cpu/driver.h"
+#include "cpu/passes.h"
 #include "cpu/product.h"
+#include "cpu/threads/partition.h"
+#include "cpu/threads/thread_team.h"
 
 namespace fastrnn {
 namespace {
@@ -24,8 +26,9 @@ class Forward {
   using Product = TransposedProduct<Kernels>;
   static constexpr bool one_type = Kernels::one_type;
 
-  Forward(const ForwardArgs<Storage>& args, const Kernels& kernels)
+  Forward(const ForwardArgs<Storage>& args, const Kernels& kernels, const void* panels)
       : a_(args),
+        panels_(static_cast<const char*>(panels)),
         k_(kernels),
         q_(args.sequence),
         cell_(cell_info(args.cell)),
@@ -57,7 +60,7 @@ class Forward {
 
   int threads() const { return partition_.threads; }
 
-  void operator()(int id, Team& team) {
+  void operator()(int id, ThreadTeam& team) {
     if (partition_.by_batch) {
       const auto alone = [](int64_t items, auto body) {
         for (int64_t i = 0; i < items; ++i) body(i);
@@ -132,22 +135,22 @@ class Forward {
     }
   }
 
-  bool projected() const { return a_.weights.w_hr != nullptr; }
+  bool projected() const { return projects(a_.weights); }
   // Packing costs what a hundred rows of a product gain by it, or, where the few rows of a step leave a
   // product waiting for memory, a dozen steps. Panels packed beforehand are used for any number.
   bool packs_input() const {
     constexpr int64_t many_rows = 128;
-    return a_.weights.panels == nullptr && q_.rows > many_rows * partition_.slices();
+    return panels_ == nullptr && q_.rows > many_rows * partition_.slices();
   }
   bool packs_recurrent() const {
     constexpr int64_t many_steps = 16;
-    return packs_input() || (a_.weights.panels == nullptr && q_.T >= many_steps);
+    return packs_input() || (panels_ == nullptr && q_.T >= many_steps);
   }
 
   // A slice packs weights for itself, though it could share the work: what another core has just written
   // takes longer to read than to make.
   void find_panels(Slice& slice) {
-    char* ready = const_cast<char*>(static_cast<const char*>(a_.weights.panels));
+    char* ready = const_cast<char*>(panels_);
     for (auto [product, packs] : {std::pair{&slice.input, packs_input()},
                                   {&slice.recurrent, packs_recurrent()},
                                   {&slice.projection, packs_recurrent()}}) {
@@ -256,7 +259,7 @@ class Forward {
     if constexpr (one_type) {
       if (!x) x = a_.x + slice.batch.begin * a_.x_row + steps.begin * a_.x_step;
     }
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t width = cell_.gates * H_, u0 = j * input_.block();
     for_tiles({0, rows}, slice.input.tile_rows(), [&](int64_t row, int count) {
       multiply(slice.input, j, x, x_stride_, row, count, acc);
@@ -273,7 +276,7 @@ class Forward {
   }
 
   void step(const Slice& slice, Range steps, int64_t k, int64_t j) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t t = q_.step(k), u0 = j * recurrent_.block(), units = recurrent_.units(j);
     const int64_t row0 = row_in_chunk(q_, slice.batch, steps, k) - slice.batch.begin;
     for_tiles(present(q_, slice.batch, t), slice.recurrent.tile_rows(), [&](int64_t b, int count) {
@@ -381,7 +384,7 @@ class Forward {
 
   // h of a layer with a projection, from the cell's output.
   void output_step(const Slice& slice, int64_t k, int64_t j) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t t = q_.step(k), u0 = j * projection_.block(), units = projection_.units(j);
     for_tiles(present(q_, slice.batch, t), slice.projection.tile_rows(), [&](int64_t b0, int count) {
       multiply(slice.projection, j, m_, m_stride_, b0, count, acc);
@@ -411,6 +414,7 @@ class Forward {
   }
 
   const ForwardArgs<Storage>& a_;
+  const char* panels_;  // packed beforehand, or null
   const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
@@ -430,9 +434,10 @@ class Forward {
 }  // namespace
 
 template <class Kernels>
-void run_forward(const ForwardArgs<typename Kernels::Storage>& args, const Kernels& kernels) {
-  Forward<Kernels> forward(args, kernels);
-  run_team(forward.threads(), forward);
+void run_forward(const ForwardArgs<typename Kernels::Storage>& args, const Kernels& kernels,
+                 const void* panels) {
+  Forward<Kernels> forward(args, kernels, panels);
+  run_thread_team(forward.threads(), forward);
 }
 
 // Panels in the order in which Forward finds them.
@@ -440,7 +445,7 @@ template <class Kernels>
 int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Storage>& weights,
                      const Kernels& kernels, char* panels) {
   using Product = TransposedProduct<Kernels>;
-  const int64_t outputs = weights.w_hr ? weights.P : 0;
+  const int64_t outputs = projects(weights) ? weights.P : 0;
   Product products[] = {{kernels, weights.w_ih, weights.I, cell.gates, weights.H},
                         {kernels, weights.w_hh, weights.P, cell.gates, weights.H},
                         {kernels, weights.w_hr, weights.H, 1, outputs}};
@@ -456,7 +461,7 @@ int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Stora
 }
 
 #define FASTRNN_FORWARD(...)                                                                               \
-  template void run_forward(const ForwardArgs<__VA_ARGS__::Storage>&, const __VA_ARGS__&);                 \
+  template void run_forward(const ForwardArgs<__VA_ARGS__::Storage>&, const __VA_ARGS__&, const void*);    \
   template int64_t pack_weights(const CellInfo&, const Weights<__VA_ARGS__::Storage>&, const __VA_ARGS__&, \
                                 char*);
 FASTRNN_FORWARD(Kernels<float, float, float>)

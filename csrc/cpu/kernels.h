@@ -10,6 +10,8 @@
 // [k][columns], so that a tile reads one stream.
 #pragma once
 
+#include <type_traits>
+
 #include "layer/args.h"
 
 namespace fastrnn {
@@ -67,6 +69,8 @@ struct CellBackward {
   int64_t h_row, h_prev_row;
   const Storage *c, *c_prev;
   int64_t c_state_row, c_prev_row;
+  Storage* output;  // h before a projection, for cells that have one; or null
+  int64_t output_row;
   Storage* d_slots;
   int64_t d_slots_row;
   Operand* operand;                   // d_slots as the next product reads it

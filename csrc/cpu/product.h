@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "cpu/kernels.h"
-#include "cpu/threads/thread_team.h"
 #include "cpu/threads/workspace.h"
+#include "layer/range.h"
 
 namespace fastrnn {
 
@@ -21,6 +21,9 @@ int64_t operand_stride(int64_t columns) {
   return (lines | 1) * line;
 }
 
+// Numbers in the largest acc: a tile's rows, with a vector or more for each gate.
+constexpr int64_t acc_size = max_tile_rows * max_gates * 16;
+
 // acc = rows * w', by gate: acc column g * block + u is the product with row g * H + u of w [gates*H, K].
 template <class Kernels>
 class TransposedProduct {
@@ -32,17 +35,16 @@ class TransposedProduct {
 
   TransposedProduct(const Kernels& kernels, const Storage* w, int64_t k, int gates, int64_t H)
       : kernels_(kernels), w_(w), k_(k), gates_(gates), H_(H) {
-    vectors_ = gates == 3 ? 3 : 4;
-    block_ = vectors_ / gates * kernels.lanes;
+    tiles_ = (gates + max_tile_vectors - 1) / max_tile_vectors;
+    tile_gates_ = (gates + tiles_ - 1) / tiles_;
+    vectors_ = tile_gates_ == 3 ? 3 : 4;
+    block_ = vectors_ / tile_gates_ * kernels.lanes;
     k_padded_ = round_up(k, kernels.k_step);
   }
 
   // Without panels, products read the weights as they lie.
   void use_panels(char* panels) { panels_ = panels; }
-  int64_t panel_bytes() const {
-    const int64_t scales = std::is_same_v<Panel, int8_t> ? columns() * sizeof(Compute) : 0;
-    return round_up(k_padded_ * columns() * sizeof(Panel) + scales, 64);
-  }
+  int64_t panel_bytes() const { return tiles_ * tile_bytes(); }
   int64_t bytes() const { return blocks() * panel_bytes(); }
 
   int64_t block() const { return block_; }
@@ -52,24 +54,50 @@ class TransposedProduct {
   int64_t tile_rows() const { return panels_ ? kernels_.tile_rows(vectors_) : max_vector_tile_rows; }
 
   void pack(int64_t j) const {
-    kernels_.pack_transposed(k_, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, panel(j));
+    for (int tile = 0; tile < tiles_; ++tile) {
+      const Storage* w = w_ + (first_gate(tile) * H_ + j * block_) * k_;
+      kernels_.pack_transposed(k_, w, k_, tile_gates_, H_, units(j), block_, panel(j, tile));
+    }
   }
 
   void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
-    if (panels_) {
-      kernels_.multiply[vectors_][rows](k_padded_, a, panel(j), columns() * kernels_.k_step, acc, false);
-    } else {
+    if (!panels_) {
       kernels_.multiply_rows(rows, k_, a, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, acc);
+    } else if (tiles_ == 1) {
+      multiply_tile(j, 0, rows, a, acc);
+    } else {
+      for (int tile = 0; tile < tiles_; ++tile) {
+        alignas(64) Compute part[acc_size];
+        multiply_tile(j, tile, rows, a, part);
+        for (int m = 0; m < rows; ++m) {
+          std::copy_n(part + m * tile_columns(), tile_columns(),
+                      acc + m * columns() + first_gate(tile) * block_);
+        }
+      }
     }
   }
 
  private:
-  Panel* panel(int64_t j) const { return reinterpret_cast<Panel*>(panels_ + j * panel_bytes()); }
+  // A cell of more gates than a tile has vectors takes two tiles of equal size; if its gates are odd in
+  // number, both compute the one in the middle.
+  int64_t first_gate(int tile) const { return tile == 0 ? 0 : gates_ - tile_gates_; }
+  int64_t tile_columns() const { return tile_gates_ * block_; }
+  int64_t tile_bytes() const {
+    const int64_t scales = std::is_same_v<Panel, int8_t> ? tile_columns() * sizeof(Compute) : 0;
+    return round_up(k_padded_ * tile_columns() * sizeof(Panel) + scales, 64);
+  }
+  Panel* panel(int64_t j, int tile) const {
+    return reinterpret_cast<Panel*>(panels_ + j * panel_bytes() + tile * tile_bytes());
+  }
+  void multiply_tile(int64_t j, int tile, int rows, const Operand* const* a, Compute* acc) const {
+    kernels_.multiply[vectors_][rows](k_padded_, a, panel(j, tile), tile_columns() * kernels_.k_step, acc,
+                                      false);
+  }
 
   const Kernels& kernels_;
   const Storage* w_;
   int64_t k_, k_padded_, block_;
-  int gates_, vectors_;
+  int gates_, tiles_, tile_gates_, vectors_;
   int64_t H_;
   char* panels_ = nullptr;
 };
@@ -86,8 +114,6 @@ class GatedProduct {
   using Storage = typename Kernels::Storage;
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
-  static constexpr int max_gates = 4;
-
   // once: the product will be used for one step, so that packing would cost more than it gains. w is then
   // read as it lies, where that is a panel but for the distance of its rows.
   GatedProduct(const Kernels& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
@@ -171,17 +197,5 @@ void for_tiles(Range rows, int64_t most, Body body) {
     body(rows.begin + tile.begin, static_cast<int>(tile.size()));
   }
 }
-
-// What threads share: the sequences, each thread going through all steps of its own without waiting for
-// others, or the units, each thread reading its own part of the weights and waiting at every step.
-struct Partition {
-  int threads;
-  bool by_batch;
-
-  int slices() const { return by_batch ? threads : 1; }
-};
-
-// weight_bytes: of the recurrent matrix. work: multiplications of a step and of the whole call.
-Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work);
 
 }  // namespace fastrnn

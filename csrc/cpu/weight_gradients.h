@@ -109,7 +109,9 @@ class Gradients {
     for (int64_t u : each(units)) {
       double sum = 0;
       for (const auto& slice : slices) sum += slice.gradients->bias_sums_[s * H_ + u];
-      a_.d_bias[s * H_ + u] = static_cast<Number>(sum);
+      for (const auto& [side, to] : {std::pair{&x_, a_.db_ih}, {&h_, a_.db_hh}}) {
+        if (to && side->gate[s] >= 0) to[side->gate[s] * H_ + u] = static_cast<Number>(sum);
+      }
     }
     for (auto [side, to] : {std::pair{&Gradients::x_, a_.dw_ih}, {&Gradients::h_, a_.dw_hh}}) {
       const Side& own = this->*side;
@@ -133,8 +135,6 @@ class Gradients {
   }
 
  private:
-  static constexpr int max_slots = 4;
-
   // One of the two factors that d is multiplied with, the input or the state before each step.
   struct Side {
     int vectors;    // of a tile,

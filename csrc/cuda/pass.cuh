@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cuda/args.h"
 #include "cuda/blas.h"
 #include "cuda/step/step_kernels.cuh"
+#include "layer/args.h"
 
 namespace fastrnn::cuda {
 

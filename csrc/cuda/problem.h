@@ -5,7 +5,7 @@
 #include <span>
 #include <string_view>
 
-#include "cells/registry.h"
+#include "cells/cell_info.h"
 #include "cuda/blas.h"
 
 namespace fastrnn::cuda {

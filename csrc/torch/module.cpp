@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/version.h>
 
-#include "cells/registry.h"
+#include "cells/cell_info.h"
 #include "cpu/dispatch.h"
 
 namespace {
@@ -23,6 +23,7 @@ pybind11::dict cells() {
     facts["slots"] = info.slots;
     facts["has_c"] = info.has_c;
     facts["keeps_slots"] = info.keeps_slots;
+    facts["projects"] = info.projects;
     all[info.name] = facts;
   }
   return all;

@@ -40,7 +40,7 @@ class RecurrentCell(Limits, nn.RNNCellBase):
             # words, and a call without a mistake is not kept waiting for checks in Python.
             try:
                 return self._step(functional.fused_layer, input, state)
-            except RuntimeError:
+            except ValueError:
                 return super().forward(input, hx)
         if not self._fits(input, state):
             return super().forward(input, hx)

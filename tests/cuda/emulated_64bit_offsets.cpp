@@ -53,8 +53,7 @@ std::vector<float> run(const Driver<float>& driver, int64_t start, Blas& blas) {
   std::copy(near_x.begin(), near_x.end(), x.as<float>() + start * I);
   std::vector<float> h_n(B * H), c_n(B * H), dh0(B * H), dc0(B * H);
   const Sequence sequence{T, B, rows, first, nullptr, nullptr, false};
-  const Weights<float> weights{I,           H,           H,       w_ih.data(), w_hh.data(),
-                               bias.data(), bias.data(), nullptr, nullptr};
+  const Weights<float> weights{I, H, H, w_ih.data(), w_hh.data(), bias.data(), bias.data(), nullptr};
   const ForwardArgs<float> forward{
       CellId::lstm,     sequence,  weights,       x.as<float>(), B * I,      I,
       h0.data(),        c0.data(), y.as<float>(), h_n.data(),    c_n.data(), c.as<float>(),

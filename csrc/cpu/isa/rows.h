@@ -68,6 +68,9 @@ void cell_backward(const CellBackward<Storage, Operand, Compute>& t) {
       }
       const Vec<Compute> h = load(t.h + m * t.h_row + u, count);
       const Vec<Compute> h_prev = load(t.h_prev + m * t.h_prev_row + u, count);
+      if constexpr (Cell::projects) {
+        if (t.output) store(t.output + m * t.output_row + u, Cell::output(s, c), count);
+      }
       Vec<Compute> d[Cell::slots], dh_prev;
       Cell::backward(s, h, h_prev, c, c_prev, dh, dc, d, dh_prev, dc_prev);
 #pragma GCC unroll 4

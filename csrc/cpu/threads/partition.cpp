@@ -1,15 +1,19 @@
-#include "cpu/product.h"
+#include "cpu/threads/partition.h"
 
 #include <unistd.h>
+
+#include <algorithm>
+
+#include "cpu/threads/thread_team.h"
 
 namespace fastrnn {
 namespace {
 
-// Of one core, or a guess where the system does not say.
+// Bytes of one core's cache, or a guess if the system does not say.
 int64_t level_two_cache() {
   static const int64_t size = [] {
-    const long told = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return told > 0 ? static_cast<int64_t>(told) : int64_t{1} << 20;
+    const long reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return reported > 0 ? static_cast<int64_t>(reported) : int64_t{1} << 20;
   }();
   return size;
 }

@@ -53,17 +53,17 @@ inline void pause() {
 
 int available_threads() {
   if (omp_in_parallel() || forked_after_use.load(std::memory_order_relaxed)) return 1;
-  return std::min(at::get_num_threads(), Team::max_size);
+  return std::min(at::get_num_threads(), ThreadTeam::max_size);
 }
 
-void Team::begin_phase(int id, int64_t items) {
+void ThreadTeam::begin_phase(int id, int64_t items) {
   ++threads_[id].phase;
   threads_[id].expected += items;
 }
 
 // The next item of owner's part, or -1 if all are taken. The owner need not have come to this phase yet: a
 // counter of an earlier one stands for nothing claimed.
-int64_t Team::claim(int id, int owner, int64_t items) {
+int64_t ThreadTeam::claim(int id, int owner, int64_t items) {
   const Range part = part_of(items, owner, size_);
   const uint64_t phase = threads_[id].phase;
   std::atomic<uint64_t>& next = threads_[owner].next;
@@ -79,18 +79,18 @@ int64_t Team::claim(int id, int owner, int64_t items) {
 
 // Items of this phase that thread `id` has done. A store that nothing waits for: an addition, or a store in
 // the order of all others, would stop here until the threads that look at the count have given it up.
-void Team::count(int id, int64_t items) {
+void ThreadTeam::count(int id, int64_t items) {
   std::atomic<int64_t>& done = threads_[id].done;
   if (items > 0) done.store(done.load(std::memory_order_relaxed) + items, std::memory_order_release);
 }
 
-bool Team::is_done(int id) const {
+bool ThreadTeam::is_done(int id) const {
   int64_t done = 0;
   for (const Thread& thread : threads_) done += thread.done.load(std::memory_order_acquire);
   return done >= threads_[id].expected;
 }
 
-bool Team::wait(int id, int looks) {
+bool ThreadTeam::wait(int id, int looks) {
   for (; looks > 0; --looks) {
     if (is_done(id)) return true;
     pause();
@@ -101,7 +101,7 @@ bool Team::wait(int id, int looks) {
 // Spins for about as long as a step takes, since a thread that sleeps wakes late; then sleeps, since on a
 // busy machine the thread waited for may need this very core. (To yield the core instead would give it to
 // a neighbor for a whole time slice.)
-void Team::wait(int id) {
+void ThreadTeam::wait(int id) {
   constexpr int looks_before_sleep = 2000;
   while (!wait(id, looks_before_sleep)) {
     const uint32_t seen = wakes_.load();
@@ -113,22 +113,22 @@ void Team::wait(int id) {
 
 // A phase's last thread finds it done, and wakes those who sleep. It may miss one that lies down in the
 // same instant, since its look at the sleepers may come before its count is seen; that one wakes by itself.
-void Team::wake_others() {
+void ThreadTeam::wake_others() {
   if (sleepers_.load(std::memory_order_relaxed) == 0) return;
   wakes_.fetch_add(1);
   wake_all(&wakes_);
 }
 
-void run_team(int threads, TeamBody body, void* context) {
+void run_thread_team(int threads, ThreadTeamBody body, void* context) {
   if (threads <= 1) {
-    Team alone(1);
+    ThreadTeam alone(1);
     body(context, 0, alone);
     return;
   }
   watch_forks();
   used.store(true, std::memory_order_relaxed);
   // Should OpenMP give fewer threads than it was asked for, those that came do the others' parts.
-  Team team(threads);
+  ThreadTeam team(threads);
 #pragma omp parallel num_threads(threads)
   body(context, omp_get_thread_num(), team);
 }

@@ -8,33 +8,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "layer/range.h"
+
 namespace fastrnn {
 
 // Threads a call may use here and now: torch.get_num_threads(), but one inside another parallel region,
 // or in a process forked after OpenMP started its threads, which such a process does not have.
 int available_threads();
-
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-
-// for (int64_t i : each(range))
-struct Each {
-  struct Iterator {
-    int64_t i;
-    int64_t operator*() const { return i; }
-    Iterator& operator++() { return ++i, *this; }
-    bool operator!=(const Iterator& other) const { return i < other.i; }
-  };
-  Range range;
-  Iterator begin() const { return {range.begin}; }
-  Iterator end() const { return {range.end}; }
-};
-inline Each each(Range range) { return {range}; }
-
-// The id-th of `parts` nearly equal parts of 0 .. n.
-inline Range part_of(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
 
 // Work is done in phases, each of some items; a thread does its own part of a phase's items, so that it
 // finds its data in its own cache, then waits a little for the others, and then takes what they have not
@@ -44,11 +24,11 @@ inline Range part_of(int64_t n, int id, int parts) { return {n * id / parts, n *
 //
 // Where cores are far apart a cache line takes some 0.3 us from one to the other, and a phase of a small
 // layer not much longer. So threads touch each other's lines but once a phase, to see that it is done.
-class Team {
+class ThreadTeam {
  public:
   static constexpr int max_size = 256;
 
-  explicit Team(int size) : size_(size), threads_(size > 1 ? size : 0) {}
+  explicit ThreadTeam(int size) : size_(size), threads_(size > 1 ? size : 0) {}
 
   // Thread `id` does its share of a phase. Every thread calls this for the same phases in the same order.
   template <class Body>
@@ -99,15 +79,16 @@ class Team {
   std::atomic<int> sleepers_{0};
 };
 
-using TeamBody = void (*)(void* context, int id, Team& team);
-void run_team(int threads, TeamBody body, void* context);
+using ThreadTeamBody = void (*)(void* context, int id, ThreadTeam& team);
+void run_thread_team(int threads, ThreadTeamBody body, void* context);
 
 // Calls body(id, team) on `threads` threads, or on those of them that are to be had, which do the others'
 // parts.
 template <class Body>
-void run_team(int threads, Body& body) {
-  run_team(
-      threads, [](void* context, int id, Team& team) { (*static_cast<Body*>(context))(id, team); }, &body);
+void run_thread_team(int threads, Body& body) {
+  run_thread_team(
+      threads, [](void* context, int id, ThreadTeam& team) { (*static_cast<Body*>(context))(id, team); },
+      &body);
 }
 
 }  // namespace fastrnn

@@ -3,9 +3,9 @@
 // float32 where TF32 is allowed; no projection.
 #pragma once
 
-#include "cuda/args.h"
 #include "cuda/blas.h"
 #include "cuda/platform/device.h"
+#include "layer/args.h"
 
 namespace fastrnn::cuda {
 

@@ -7,9 +7,9 @@
 // and waits no more: what comes out is NaN, and not a hang.
 #pragma once
 
-#include "cuda/args.h"
 #include "cuda/blas.h"
 #include "cuda/platform/device.h"
+#include "layer/args.h"
 
 namespace fastrnn::cuda {
 

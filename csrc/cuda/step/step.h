@@ -6,9 +6,9 @@
 // a call can be captured in a CUDA graph.
 #pragma once
 
-#include "cuda/args.h"
 #include "cuda/blas.h"
 #include "cuda/platform/device.h"
+#include "layer/args.h"
 
 namespace fastrnn::cuda {
 

@@ -2,7 +2,7 @@
 // way in and out, and reductions over the whole sequence. Matrix products are not here.
 #pragma once
 
-#include "cells/registry.h"
+#include "cells/cell_info.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/numbers.cuh"
 #include "layer/args.h"

@@ -1,0 +1,37 @@
+// The ops on the CPU; what they compute is in torch/ops.cpp.
+#pragma once
+
+#include "torch/arguments.h"
+#include "torch/cpu_kernels.h"
+
+namespace fastrnn {
+
+ForwardTuple forward(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
+                     const OptionalTensor& c0, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                     const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                     const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                     const OptionalTensor& reset, bool reverse, int64_t keep);
+
+BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
+                       const OptionalTensor& dc_n, const OptionalTensor& dc, const at::Tensor& x,
+                       const at::Tensor& h0, const OptionalTensor& c0, const at::Tensor& w_ih,
+                       const at::Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+                       const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
+                       const OptionalTensor& lengths, const OptionalTensor& reset, bool reverse,
+                       const at::Tensor& y, const at::Tensor& c, const at::Tensor& slots,
+                       std::array<bool, 2> needs);
+
+at::Tensor prepack(std::string_view cell, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                   const OptionalTensor& w_hr, std::string_view weights);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward_prepacked(
+    std::string_view cell, const at::Tensor& x, const at::Tensor& h0, const OptionalTensor& c0,
+    const at::Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
+    std::string_view weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+    const OptionalTensor& reset, bool reverse, int64_t keep);
+
+// Forward of a checked layer into `out`. panels: its matrices as prepack() made them, or null.
+void run_forward(const LayerTensors& layer, const Sequence& sequence, const AnyKernels& kernels,
+                 const void* panels, const ForwardResults& out);
+
+}  // namespace fastrnn
