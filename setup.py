@@ -71,40 +71,53 @@ def arch_list() -> str:
     return ";".join(sorted(names)) or "8.0;9.0a"
 
 
-def extension() -> object:
-    sources = [
-        *sorted(str(p) for p in Path("csrc/torch").glob("*.cpp") if p.name != "cuda_ops.cpp"),
-        *sorted(str(p) for p in Path("csrc/cpu").rglob("*.cpp")),
-    ]
+def extensions() -> list[object]:
+    """The library of every machine, and that of GPUs. Neither is tied to one torch or one Python."""
+    cxx = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
     # Vector types are only passed between inlined functions, so that their calling convention, which
     # depends on the instruction set, never matters (-Wno-psabi).
-    cxx = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
-    cxx += ["-fno-math-errno", "-fno-trapping-math"]
-    link = ["-fopenmp"]
+    cxx += ["-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"]
+    link: list[str] = []
     if os.environ.get("FASTRNN_SANITIZE") == "1":
         cxx += ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         link += ["-fsanitize=address,undefined"]
+    shared = {"include_dirs": [HEADERS], "extra_link_args": link, "py_limited_api": True}
+    # The oldest torch that the library runs with: nothing newer of torch's interface is used.
+    macros = [("TORCH_TARGET_VERSION", "0x020a000000000000")]
+    cpu = cpp_extension.CppExtension(
+        "fastrnn._C",
+        [*sources("csrc/torch/stable", "csrc/cpu"), *sources("csrc/torch", within=False)],
+        define_macros=macros,
+        extra_compile_args={"cxx": cxx},
+        **shared,
+    )
     if not wants_cuda():
-        return cpp_extension.CppExtension(
-            "fastrnn._C",
-            sources,
-            include_dirs=[HEADERS],
-            extra_compile_args={"cxx": cxx},
-            extra_link_args=link,
-        )
+        return [cpu]
     archs = os.environ["TORCH_CUDA_ARCH_LIST"] = arch_list()
     nvcc = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-lineinfo", "-Xptxas=-v"]
     nvcc += ["-Xcompiler=-Wall", "-Werror=all-warnings"]
     # After all others: what the toolkit has itself comes from there.
     cxx += [f"-idirafter{folder}" for folder in library_headers() or []]
-    return cpp_extension.CUDAExtension(
-        "fastrnn._C",
-        [*sources, "csrc/torch/cuda_ops.cpp", *CUDA_SOURCES],
-        include_dirs=[HEADERS],
-        define_macros=[("FASTRNN_CUDA_ARCHS", f'"{archs}"')],
+    cuda = cpp_extension.CUDAExtension(
+        "fastrnn._C_cuda",
+        [
+            "csrc/torch/cuda_ops.cpp",
+            "csrc/torch/arguments.cpp",
+            *sources("csrc/torch/stable"),
+            *CUDA_SOURCES,
+        ],
+        define_macros=[*macros, ("USE_CUDA", "1"), ("FASTRNN_CUDA_ARCHS", f'"{archs}"')],
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
-        extra_link_args=link,
+        **shared,
     )
+    return [cpu, cuda]
+
+
+def sources(*folders: str, within: bool = True) -> list[str]:
+    """The C++ files in folders and, unless told otherwise, the folders within."""
+    pattern = "**/*.cpp" if within else "*.cpp"
+    files = (path for folder in folders for path in Path(folder).glob(pattern))
+    return sorted(str(path) for path in files if path.name != "cuda_ops.cpp")
 
 
 if platform.system() != "Linux":
@@ -112,6 +125,6 @@ if platform.system() != "Linux":
 
 setup(
     license="Apache-2.0",
-    ext_modules=[extension()],
-    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True)},
 )

@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import sys
-from types import ModuleType
+import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 
+# The first whose stable C interface has what the compiled part uses, and the last one tried.
+OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 14)
 
-def load() -> ModuleType:
-    """fastrnn._C, or an ImportError of one sentence that says what to do."""
-    again = "build it again with `pip install --no-build-isolation --force-reinstall --no-deps .`"
+LIBRARY = Path(__file__).with_name("_C.so")
+CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")
+
+
+def load() -> None:
+    """Registers the compiled operators with torch.
+
+    One file serves every torch from 2.10 on.
+
+    Raises:
+        ImportError: torch is too old, or a library does not load; one sentence that says what to do.
+    """
+    running = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    oldest, newest = (".".join(map(str, version)) for version in (OLDEST_TORCH, NEWEST_TORCH))
+    if running < OLDEST_TORCH:
+        raise ImportError(
+            f"fastrnn needs torch {oldest} or later, got {torch.__version__}; install a later torch"
+        )
+    if running > NEWEST_TORCH:
+        warnings.warn(
+            f"fastrnn was tested with torch {oldest} to {newest}, got {torch.__version__}; "
+            "look for a later fastrnn",
+            stacklevel=2,
+        )
+    _load(LIBRARY)
+    if torch.version.cuda is not None and CUDA_LIBRARY.exists():
+        _load(CUDA_LIBRARY)
+
+
+def _load(library: Path) -> None:
     try:
-        compiled = importlib.import_module("fastrnn._C")
-    except ImportError as error:
-        # A symbol that is missing or a library that is not there: built against another torch.
+        torch.ops.load_library(str(library))
+    except OSError as error:
         reason = str(error).splitlines()[0]
         raise ImportError(
-            f"fastrnn's compiled part does not load with torch {torch.__version__} ({reason}); {again}"
+            f"fastrnn's compiled part does not load with torch {torch.__version__} ({reason}); "
+            "build it again with `pip install --no-build-isolation --force-reinstall --no-deps .`"
         ) from error
-    if not _same_torch(compiled.torch_version, torch.__version__):
-        raise ImportError(
-            f"fastrnn was built against torch {compiled.torch_version} but torch "
-            f"{torch.__version__} is installed; {again}"
-        )
-    return compiled
 
 
-def _same_torch(built: str, running: str) -> bool:
-    """C++ interfaces change between minor versions only."""
-    return built.split("+")[0].split(".")[:2] == running.split("+")[0].split(".")[:2]
+def cells() -> dict[str, dict[str, int]]:
+    """Facts of each cell in the registry in csrc/cells: gates, slots, has_c, keeps_slots, projects."""
+    names = ("gates", "slots", "has_c", "keeps_slots", "projects")
+    lines = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]
+    return {name: dict(zip(names, map(int, facts), strict=True)) for name, *facts in lines}
+
+
+def facts(op: Any) -> dict[str, list[str]]:
+    """What an op that tells of the build says: a line for each fact, its name and then its words."""
+    return {name: words for name, *words in (line.split() for line in op().splitlines())}
 
 
 def build_info() -> dict[str, Any]:
@@ -50,19 +80,21 @@ def build_info() -> dict[str, Any]:
     """
     from fastrnn import __version__
 
-    compiled = load()
+    cpu = facts(torch.ops.fastrnn.cpu_build)
+    has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("fastrnn::forward", "CUDA")
+    cuda = facts(torch.ops.fastrnn.cuda_build) if has_cuda else {}
     return {
         "fastrnn": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "torch_built_against": compiled.torch_version,
-        "compiler": compiled.compiler,
-        "cpu_targets": compiled.compiled_targets(),
-        "cpu_targets_usable": compiled.usable_targets(),
-        "cpu_target": compiled.cpu_target(),
-        "cuda": bool(compiled.cuda_archs),
-        "cuda_archs": compiled.cuda_archs,
-        "cuda_drivers": torch.ops.fastrnn.cuda_drivers() if compiled.cuda_archs else [],
+        "torch_built_against": cpu["torch"][0],
+        "compiler": " ".join(cpu["compiler"]),
+        "cpu_targets": cpu["compiled_targets"],
+        "cpu_targets_usable": cpu["usable_targets"],
+        "cpu_target": torch.ops.fastrnn.cpu_target(),
+        "cuda": bool(cuda),
+        "cuda_archs": " ".join(cuda.get("archs", [])),
+        "cuda_drivers": cuda.get("drivers", []),
         "threads": torch.get_num_threads(),
     }

@@ -143,7 +143,7 @@ def second_derivative(
 
 def _save_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     cell, *tensors = inputs[:9]
-    batch_sizes, lengths, reset, reverse, _ = inputs[9:]
+    batch_sizes, lengths, reset, reverse, *_ = inputs[9:]
     y, _, c_n, c, slots = output
     ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
     ctx.cell, ctx.reverse = cell, reverse
@@ -152,7 +152,7 @@ def _save_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> N
 
 
 def _op_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    return None, *_gradients(ctx, ctx.needs_input_grad[1:9], grads[:4]), *(None,) * 5
+    return None, *_gradients(ctx, ctx.needs_input_grad[1:9], grads[:4]), *(None,) * 6
 
 
 # For whoever calls the op itself, as an exported program does.

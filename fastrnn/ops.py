@@ -10,29 +10,77 @@ from torch import Tensor
 
 from fastrnn import _build
 
-_C = _build.load()
+_build.load()
 
 # What the registry in csrc/cells says of each cell: gates, slots, has_c, keeps_slots, projects.
-CELLS: dict[str, dict[str, int]] = _C.cells()
+CELLS: dict[str, dict[str, int]] = _build.cells()
 
-BUILT_WITH_CUDA = bool(_C.cuda_archs)
+BUILT_WITH_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("fastrnn::forward", "CUDA")
 
 # What forward keeps for backward.
 KEEP_NOTHING, KEEP_C, KEEP_SLOTS = 0, 1, 2
 
 forward_op = torch.ops.fastrnn.forward.default
-backward = torch.ops.fastrnn.backward.default
-prepack = torch.ops.fastrnn.prepack.default
-forward_prepacked = torch.ops.fastrnn.forward_prepacked.default
+backward_op = torch.ops.fastrnn.backward.default
+prepack_op = torch.ops.fastrnn.prepack.default
+forward_prepacked_op = torch.ops.fastrnn.forward_prepacked.default
 cuda_driver = torch.ops.fastrnn.cuda_driver.default
+
+
+# How exact products of float32 must be; Precision in csrc/torch/cpu_kernels.h.
+_HIGHEST, _HIGH, _MEDIUM = 0, 1, 2
+_matmul_precision = torch._C._get_float32_matmul_precision
+_fp32_precision = torch._C._get_fp32_precision_getter
+
+
+def _cpu_precision() -> int:
+    matmul, rnn = _matmul_precision(), _fp32_precision("mkldnn", "rnn")
+    if matmul == "medium" or rnn == "bf16":
+        return _MEDIUM
+    return _HIGH if matmul == "high" or rnn == "tf32" else _HIGHEST
+
+
+def _cuda_precision() -> int:
+    return _HIGH if _fp32_precision("cuda", "rnn") == "tf32" else _HIGHEST
+
+
+# A compiled graph keeps the settings it was traced under. What torch.compiler.assume_constant_result does,
+# which would import Dynamo.
+for _reader in (_cpu_precision, _cuda_precision):
+    _reader._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def precision(x: Tensor) -> int:
+    """The least exact products of float32 that torch's settings allow on x's device."""
+    return _cuda_precision() if x.is_cuda else _cpu_precision()
 
 
 def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op, without the search for gradients that autograd.Layer takes care of (10 us a call)."""
+    x = args[1]
+    if x.dtype is torch.float32:
+        args = (*args, precision(x))
     if torch.compiler.is_compiling():
         return forward_op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return forward_op(*args)
+
+
+def backward(*args: Any) -> tuple[Tensor, ...]:
+    """The op, as exact as torch's settings ask for now."""
+    x = args[5]
+    return backward_op(*args, precision(x)) if x.dtype is torch.float32 else backward_op(*args)
+
+
+def prepack(cell: str, w_ih: Tensor, *args: Any) -> Tensor:
+    """The op, for products as exact as torch's settings ask for now."""
+    return prepack_op(cell, w_ih, *args, precision(w_ih) if w_ih.dtype is torch.float32 else _HIGHEST)
+
+
+def forward_prepacked(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op; what it was given must have been packed under the same settings."""
+    x = args[1]
+    return forward_prepacked_op(*args, precision(x) if x.dtype is torch.float32 else _HIGHEST)
 
 
 def _check(
@@ -108,6 +156,7 @@ def _(
     reset: Tensor | None,
     reverse: bool,
     keep: int,
+    precision: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     torch._check(cell in CELLS, lambda: f"fastrnn: there is no cell named {cell!r}")
     torch._check(w_ih.dim() == 2, lambda: "fastrnn: w_ih must have 2 dimensions")
@@ -155,6 +204,7 @@ def _(
     c: Tensor,
     slots: Tensor,
     needs: list[bool],
+    precision: int = 0,
 ) -> tuple[Tensor, ...]:
     def like(t: Tensor | None, needed: bool = True) -> Tensor:
         return x.new_empty(t.shape if t is not None and needed else 0)
@@ -179,6 +229,7 @@ def _(
     reset: Tensor | None,
     reverse: bool,
     keep: int,
+    precision: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(cell in CELLS, lambda: f"fastrnn: there is no cell named {cell!r}")
     torch._check(h0.dim() == 2, lambda: "fastrnn: h0 must have 2 dimensions")

@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FOLDERS = ("benchmarks", "csrc", "docs", "examples", "fastrnn", "tests", "tools")
 MODULES = sorted(
-    m.name for m in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.") if "__main__" not in m.name
+    m.name
+    for m in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.")
+    # The compiled libraries are none of Python's.
+    if "__main__" not in m.name and "._C" not in m.name
 )
 
 

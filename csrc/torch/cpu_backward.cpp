@@ -1,24 +1,22 @@
 // Backward on the CPU. The kernels form every gradient in one pass if all is of one type; otherwise they
 // return the gradients of the pre-activations, and torch's products make the rest.
-#include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-
+#include <cmath>
 #include <cstring>
 
 #include "cpu/passes.h"
+#include "cpu/threads/torch_threads.h"
 #include "torch/cpu_ops.h"
 #include "torch/pointers.h"
 
 namespace fastrnn {
 namespace {
 
-using at::Tensor;
-
 // One call of backward.
 struct Call {
   LayerTensors& layer;
   const Sequence& sequence;
   const AnyKernels kernels;
+  const Precision precision;
   BackwardInputs in;
   LayerGradients out;
   bool needs_x, needs_weights;
@@ -39,13 +37,13 @@ bool kernels_form_products(const LayerTensors& layer, const AnyKernels& kernels)
 // [rows, n] the state before each step: `states` [rows, n] of every step, one step later. Zero once a
 // sequence has ended.
 Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& initial) {
-  const int64_t n = initial.size(1), bytes = n * states.element_size();
-  Tensor out = at::empty({q.rows, n}, states.options());
-  const char* from = static_cast<const char*>(states.const_data_ptr());
-  const char* start = static_cast<const char*>(initial.const_data_ptr());
-  char* to = static_cast<char*>(out.data_ptr());
-  at::parallel_for(0, q.T, 1, [&](int64_t k0, int64_t k1) {
-    for (int64_t k = k0; k < k1; ++k) {
+  const int64_t n = initial.size(1), bytes = n * bytes_of(states.dtype());
+  Tensor out = empty({q.rows, n}, states.dtype(), states.device());
+  const char* from = states.data<char>();
+  const char* start = initial.data<char>();
+  char* to = out.data<char>();
+  parallel_for(q.T, [&](Range steps) {
+    for (int64_t k : each(steps)) {
       const int64_t t = q.step(k);
       for (int64_t b = 0; b < q.batch(t); ++b) {
         char* row = to + (q.first_row(t) + b) * bytes;
@@ -62,27 +60,36 @@ Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& in
   return out;
 }
 
+// x [T, B, I] or [rows, I] as [rows, I].
+Tensor as_rows(const Tensor& x) {
+  if (x.dim() == 2) return x.borrow();
+  if (x.stride(0) == x.size(1) * x.stride(1)) return x.flatten_steps();
+  return x.contiguous().flatten_steps();
+}
+
 // The slots that forward did not keep, [rows, S * H]. With every state known the steps are independent:
 // one step of as many sequences as there are rows, some rows at a time.
-Tensor recompute_slots(const LayerTensors& layer, const Tensor& h_prev, const Tensor& c_prev) {
+Tensor recompute_slots(const Call& call, const Tensor& h_prev, const Tensor& c_prev) {
+  const LayerTensors& layer = call.layer;
   constexpr int64_t rows_at_once = 1536;
   const int64_t width = layer.cell->slots * layer.H;
-  Tensor slots = at::empty({layer.rows, width}, layer.x.options());
-  const Tensor x = layer.x.reshape({layer.rows, layer.I});
+  Tensor slots = empty({layer.rows, width}, layer.x.dtype(), layer.x.device());
+  const Tensor contiguous = layer.x.contiguous();
+  const Tensor x = as_rows(contiguous);
   for (int64_t row = 0; row < layer.rows; row += rows_at_once) {
     const int64_t count = std::min(rows_at_once, layer.rows - row);
-    LayerTensors part = layer;
+    LayerTensors part = layer.with_same_weights();
     part.x = x.narrow(0, row, count);
     part.h0 = h_prev.narrow(0, row, count);
     if (c_prev.defined()) part.c0 = c_prev.narrow(0, row, count);
-    part.batch_sizes = part.lengths = part.reset = Tensor();
     part.T = 1;
     part.B = part.rows = count;
     part.leading = {count};
     ForwardResults out = allocate_results(part, keep_nothing);
     out.slots = slots.narrow(0, row, count);
     const OwnedSequence sequence(part, false);
-    const AnyKernels kernels = choose_kernels(x.scalar_type(), Packing::own, split_pays(sequence));
+    const AnyKernels kernels =
+        choose_kernels(x.dtype(), Packing::own, call.precision, split_pays(sequence));
     run_forward(part, sequence, kernels, nullptr, out);
   }
   return slots;
@@ -90,16 +97,20 @@ Tensor recompute_slots(const LayerTensors& layer, const Tensor& h_prev, const Te
 
 // out = a [n, m]' b [n, k]; in float32 for float16, which has no fast product.
 void transposed_product(const Tensor& a, const Tensor& b, Tensor out) {
-  if (a.scalar_type() != at::kHalf) {
-    at::mm_out(out, a.t(), b);
+  if (a.dtype() != Dtype::float16) {
+    mm_out(out, a.transpose(), b);
   } else {
-    out.copy_(at::mm(a.t().to(at::kFloat), b.to(at::kFloat)));
+    copy_to(out, mm(a.to(Dtype::float32).transpose(), b.to(Dtype::float32)));
   }
 }
 
-Tensor product(const Tensor& a, const Tensor& b) {
-  if (a.scalar_type() != at::kHalf) return at::mm(a, b);
-  return at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(at::kHalf);
+// out = a [n, m] b [m, k]; likewise.
+void product(const Tensor& a, const Tensor& b, Tensor out) {
+  if (a.dtype() != Dtype::float16) {
+    mm_out(out, a, b);
+  } else {
+    copy_to(out, mm(a.to(Dtype::float32), b.to(Dtype::float32)));
+  }
 }
 
 // Calls body(first gate, number of gates, columns of d [rows, n * H]) for each run of gates in consecutive
@@ -123,38 +134,36 @@ void weight_gradient(const LayerTensors& layer, const int* slots, const Tensor& 
   });
 }
 
-void input_gradient(Call& call) {
-  const LayerTensors& layer = call.layer;
-  Tensor dx;
-  for_slot_runs(layer, layer.cell->x_slot, call.d, [&](int gate, int count, const Tensor& columns) {
-    const Tensor part = product(columns, layer.w_ih.narrow(0, gate * layer.H, count * layer.H));
-    dx = gate == 0 ? part : dx + part;
+// The columns of d in the order of the gates, [rows, G * H].
+Tensor gate_columns(const LayerTensors& layer, const int* slots, const Tensor& d) {
+  const int gates = layer.cell->gates;
+  Tensor gathered;
+  for_slot_runs(layer, slots, d, [&](int gate, int count, const Tensor& columns) {
+    if (count == gates) {
+      gathered = d.narrow(1, slots[0] * layer.H, gates * layer.H);
+      return;
+    }
+    if (!gathered.defined()) gathered = empty({layer.rows, gates * layer.H}, d.dtype(), d.device());
+    Tensor part = gathered.narrow(1, gate * layer.H, count * layer.H);
+    copy_to(part, columns);
   });
-  call.out.dx = dx.view(layer.sizes(layer.I));
+  return gathered;
 }
 
-void recurrent_gradient(Call& call) {
+void input_gradient(Call& call) {
   const LayerTensors& layer = call.layer;
-  const int* slots = layer.cell->h_slot;
-  if (call.h_prev.defined()) return weight_gradient(layer, slots, call.d, call.h_prev, call.out.dw_hh);
-  // The state before each step is the output one step earlier, so that nothing need be copied.
-  const int64_t others = layer.rows - layer.B;
-  const int64_t first = call.sequence.reverse ? others : 0, rest = call.sequence.reverse ? 0 : layer.B;
-  weight_gradient(layer, slots, call.d.narrow(0, first, layer.B), layer.h0, call.out.dw_hh);
-  if (others == 0) return;
-  const Tensor more = at::empty_like(call.out.dw_hh);
-  weight_gradient(layer, slots, call.d.narrow(0, rest, others), call.in.y.narrow(0, layer.B - rest, others),
-                  more);
-  call.out.dw_hh += more;
+  product(gate_columns(layer, layer.cell->x_slot, call.d), layer.w_ih,
+          call.out.dx.view({layer.rows, layer.I}));
 }
 
 void bias_gradients(Call& call) {
   if (!call.layer.b_ih.defined()) return;
-  const Tensor sums = call.d.sum(0);
+  const Tensor sums = sum_rows(call.d);  // [1, S * H]
   const auto write = [&](const int* slots, const Tensor& out) {
     const int64_t H = call.layer.H;
-    for_slot_runs(call.layer, slots, sums.unsqueeze(0), [&](int gate, int count, const Tensor& columns) {
-      out.narrow(0, gate * H, count * H).copy_(columns.squeeze(0));
+    for_slot_runs(call.layer, slots, sums, [&](int gate, int count, const Tensor& columns) {
+      Tensor part = out.narrow(0, gate * H, count * H);
+      copy_to(part, columns.contiguous().view({count * H}));
     });
   };
   write(call.layer.cell->x_slot, call.out.db_ih);
@@ -164,7 +173,23 @@ void bias_gradients(Call& call) {
 // x beyond a sequence's end was multiplied by zero, which gives NaN if x is not finite there. To look for
 // that in the result costs less than to copy x without its padding every time.
 bool met_padding(const Call& call) {
-  return call.layer.lengths.defined() && !call.out.dw_ih.sum().isfinite().item<bool>();
+  return call.layer.lengths.defined() && !std::isfinite(sum(call.out.dw_ih));
+}
+
+// x with zeros beyond each sequence's end, for products over all rows: the gradient there is zero, but zero
+// times NaN or infinity, which padding may hold, is NaN.
+Tensor without_padding(const LayerTensors& layer) {
+  if (!layer.lengths.defined()) return layer.x.borrow();
+  Tensor x = empty(Sizes(layer.x.sizes()), layer.x.dtype(), layer.x.device());
+  copy_to(x, layer.x);
+  const int64_t* lengths = layer.lengths.data<int64_t>();
+  const int64_t bytes = layer.I * bytes_of(x.dtype());
+  for (int64_t t = 0; t < layer.T; ++t) {
+    for (int64_t b = 0; b < layer.B; ++b) {
+      if (t >= lengths[b]) memset(x.data<char>() + (t * layer.B + b) * bytes, 0, bytes);
+    }
+  }
+  return x;
 }
 
 // Allocates what the kernels write besides the results, and makes what they read.
@@ -172,22 +197,23 @@ void prepare(Call& call, bool kernels_form) {
   const LayerTensors& layer = call.layer;
   const CellInfo& info = *layer.cell;
   const bool projected = layer.w_hr.defined();
+  const auto make = [&](const Sizes& sizes) { return empty(sizes, layer.x.dtype(), layer.x.device()); };
   const bool recompute = info.keeps_slots && !call.in.slots.defined() && layer.rows > 0;
-  const bool shifted_y = call.sequence.plain() && layer.T > 0;
-  if (recompute || (call.needs_weights && !kernels_form && !shifted_y)) {
-    call.h_prev = previous_states(call.sequence, call.in.y, layer.h0);
+  const bool one_step = call.sequence.plain() && layer.T == 1;
+  if (recompute || (call.needs_weights && !kernels_form)) {
+    call.h_prev = one_step ? layer.h0.borrow() : previous_states(call.sequence, call.in.y, layer.h0);
   }
   if (recompute) {
     const Tensor c_prev = info.has_c ? previous_states(call.sequence, call.in.c, layer.c0) : Tensor();
-    call.in.slots = recompute_slots(layer, call.h_prev, c_prev);
+    call.in.slots = recompute_slots(call, call.h_prev, c_prev);
   }
   if (!kernels_form) {
     // The recomputed slots are this call's own: reuse their memory for the gradients.
-    call.d = recompute ? call.in.slots : at::empty({layer.rows, info.slots * layer.H}, layer.x.options());
+    call.d = recompute ? call.in.slots.borrow() : make({layer.rows, info.slots * layer.H});
   }
   if (projected) {
-    call.dh = at::empty({layer.rows, layer.P}, layer.x.options());
-    if (call.needs_weights) call.output = at::empty({layer.rows, layer.H}, layer.x.options());
+    call.dh = make({layer.rows, layer.P});
+    if (call.needs_weights) call.output = make({layer.rows, layer.H});
   }
 }
 
@@ -196,7 +222,8 @@ void run(Call& call) {
     using K = std::remove_cvref_t<decltype(table)>;
     using S = typename K::Storage;
     if constexpr (std::is_same_v<typename K::Panel, typename K::Operand>) {
-      const ProductFactors<S> factors{data<S>(call.d), data<S>(call.dh), data<S>(call.output)};
+      const ProductFactors<S> factors{call.d.template data<S>(), call.dh.template data<S>(),
+                                      call.output.template data<S>()};
       run_backward(backward_args<S>(call.layer, call.sequence, call.in, call.out), factors, table);
     }
   });
@@ -206,12 +233,11 @@ void torch_products(Call& call) {
   if (call.needs_x) input_gradient(call);
   if (!call.needs_weights) return;
   const auto by_x = [&](const Tensor& x) {
-    weight_gradient(call.layer, call.layer.cell->x_slot, call.d, x.reshape({call.layer.rows, call.layer.I}),
-                    call.out.dw_ih);
+    weight_gradient(call.layer, call.layer.cell->x_slot, call.d, as_rows(x), call.out.dw_ih);
   };
   by_x(call.layer.x);
   if (met_padding(call)) by_x(without_padding(call.layer));
-  recurrent_gradient(call);
+  weight_gradient(call.layer, call.layer.cell->h_slot, call.d, call.h_prev, call.out.dw_hh);
   bias_gradients(call);
 }
 
@@ -223,21 +249,22 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
                        const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                        const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c,
-                       const Tensor& slots, std::array<bool, 2> needs) {
-  // Derivatives of this op are taken by autograd.py.
-  const at::AutoDispatchBelowADInplaceOrView no_gradients_of_gradients;
+                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision_) {
+  const auto precision = static_cast<Precision>(precision_);
+  const NoGrad derivatives_are_taken_by_autograd_py;
   LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   const OwnedSequence sequence(layer, reverse);
   Call call{layer,
             sequence,
-            choose_kernels(x.scalar_type(), Packing::own, split_pays(sequence)),
+            choose_kernels(x.dtype(), Packing::own, precision, split_pays(sequence)),
+            precision,
             check_backward(layer, dy, dh_n, dc_n, dc, y, c, slots),
             {},
             needs[0],
             needs[1]};
   const bool kernels_form = (needs[0] || needs[1]) && kernels_form_products(layer, call.kernels);
-  call.out = allocate_gradients(layer, needs[0] && kernels_form, needs[1]);
+  call.out = allocate_gradients(layer, needs[0], needs[1]);
   prepare(call, kernels_form);
   run(call);
   if (!kernels_form) {
@@ -246,8 +273,8 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
     layer.x = without_padding(layer);
     run(call);
   }
-  if (needs[1] && layer.w_hr.defined()) transposed_product(call.dh, call.output, call.out.dw_hr);
-  return as_tuple(call.out);
+  if (needs[1] && layer.w_hr.defined()) transposed_product(call.dh, call.output, call.out.dw_hr.borrow());
+  return as_tuple(std::move(call.out));
 }
 
 }  // namespace fastrnn

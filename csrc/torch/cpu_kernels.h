@@ -2,20 +2,23 @@
 // exact torch's settings want products to be.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <string_view>
 #include <type_traits>
 #include <variant>
 
 #include "cpu/dispatch.h"
 #include "layer/sequence.h"
+#include "torch/stable/tensor.h"
 
 namespace fastrnn {
 
 // How a layer's matrices are stored: in the tensors' own type, or packed in fewer bits.
 enum class Packing { own, bf16, int8 };
-Packing find_packing(std::string_view weights, at::ScalarType type);
+// The least exact products of float32 that a call allows, as ops.py reads it from torch's settings: of
+// operands as they are, of each as the sum of two bfloat16, or of operands rounded to bfloat16.
+enum class Precision : int64_t { highest = 0, high = 1, medium = 2 };
+
+Packing find_packing(std::string_view weights, Dtype dtype);
 
 using AnyKernels = std::variant<const Kernels<float, float, float>*,            //
                                 const Kernels<double, double, double>*,         //
@@ -27,8 +30,8 @@ using AnyKernels = std::variant<const Kernels<float, float, float>*,            
                                 const Kernels<float, float, float, BFloat16>*,  //
                                 const Kernels<float, float, float, int8_t>*>;
 
-// may_split: products of split floats may be used where torch.set_float32_matmul_precision allows them.
-AnyKernels choose_kernels(at::ScalarType type, Packing packing, bool may_split);
+// may_split: products of split floats may be used if `precision` allows them.
+AnyKernels choose_kernels(Dtype dtype, Packing packing, Precision precision, bool may_split);
 
 // Whether products of split floats, if the instruction set has them, are faster than exact ones: a tile
 // needs several rows of a step, and packing many rows in all.

@@ -1,34 +1,35 @@
 // The ops on the CPU; what they compute is in torch/ops.cpp.
 #pragma once
 
+#include <array>
+
 #include "torch/arguments.h"
 #include "torch/cpu_kernels.h"
 
 namespace fastrnn {
 
-ForwardTuple forward(std::string_view cell, const at::Tensor& x, const at::Tensor& h0,
-                     const OptionalTensor& c0, const at::Tensor& w_ih, const at::Tensor& w_hh,
-                     const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+ForwardTuple forward(std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+                     const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                     const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                      const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                     const OptionalTensor& reset, bool reverse, int64_t keep);
+                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision);
 
 BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
-                       const OptionalTensor& dc_n, const OptionalTensor& dc, const at::Tensor& x,
-                       const at::Tensor& h0, const OptionalTensor& c0, const at::Tensor& w_ih,
-                       const at::Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                       const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
-                       const OptionalTensor& lengths, const OptionalTensor& reset, bool reverse,
-                       const at::Tensor& y, const at::Tensor& c, const at::Tensor& slots,
-                       std::array<bool, 2> needs);
+                       const OptionalTensor& dc_n, const OptionalTensor& dc, const Tensor& x,
+                       const Tensor& h0, const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh,
+                       const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                       const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                       const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c,
+                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision);
 
-at::Tensor prepack(std::string_view cell, const at::Tensor& w_ih, const at::Tensor& w_hh,
-                   const OptionalTensor& w_hr, std::string_view weights);
+Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
+               std::string_view weights, int64_t precision);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward_prepacked(
-    std::string_view cell, const at::Tensor& x, const at::Tensor& h0, const OptionalTensor& c0,
-    const at::Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
+    std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
+    const Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
     std::string_view weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-    const OptionalTensor& reset, bool reverse, int64_t keep);
+    const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision);
 
 // Forward of a checked layer into `out`. panels: its matrices as prepack() made them, or null.
 void run_forward(const LayerTensors& layer, const Sequence& sequence, const AnyKernels& kernels,

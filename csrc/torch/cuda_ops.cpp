@@ -1,11 +1,9 @@
 // The ops on CUDA: torch's device, stream and cuBLAS for torch_cuda.h.
 #include "torch/cuda_ops.h"
 
-#include <ATen/Context.h>
-#include <ATen/cuda/CUDAContext.h>
-#include <ATen/cuda/Exceptions.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
+#include <cublas_v2.h>
+
+#include "torch/stable/library.h"
 
 namespace fastrnn::cuda {
 namespace {
@@ -23,13 +21,23 @@ cudaDataType_t data_type(Type type) {
   }
 }
 
+void check_cublas(cublasStatus_t status) {
+  FASTRNN_CHECK(status == CUBLAS_STATUS_SUCCESS, "fastrnn: cuBLAS: ", cublasGetStatusString(status));
+}
+
+cublasHandle_t current_handle() {
+  void* handle;
+  check_torch(torch_get_current_cuda_blas_handle(&handle));
+  return static_cast<cublasHandle_t>(handle);
+}
+
 // cuBLAS on the current device and stream, with torch's handle and workspace.
 class CuBlas final : public Blas {
  public:
-  explicit CuBlas(bool tf32) : handle_(at::cuda::getCurrentCUDABlasHandle()) {
+  explicit CuBlas(bool tf32) : handle_(current_handle()) {
     // torch sets the mode anew whenever it takes the handle.
     const int mode = tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
-    TORCH_CUDABLAS_CHECK(cublasSetMathMode(
+    check_cublas(cublasSetMathMode(
         handle_, static_cast<cublasMath_t>(mode | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
   }
 
@@ -39,7 +47,7 @@ class CuBlas final : public Blas {
     const bool wide = p.type == Type::float64;
     const float one = 1, beta = p.accumulate;
     const double one_wide = 1, beta_wide = p.accumulate;
-    TORCH_CUDABLAS_CHECK(cublasGemmEx_64(
+    check_cublas(cublasGemmEx_64(
         handle_, op(p.b_transposed), op(p.a_transposed), p.n, p.m, p.k,
         wide ? static_cast<const void*>(&one_wide) : &one, p.b, data_type(p.type), p.b_row, p.a,
         data_type(p.type), p.a_row, wide ? static_cast<const void*>(&beta_wide) : &beta, p.c,
@@ -52,30 +60,56 @@ class CuBlas final : public Blas {
 
 class TorchGpu {
  public:
-  explicit TorchGpu(const at::Tensor& x) : guard_(x.device()), blas_(tf32_) {}
+  TorchGpu(const Tensor& x, bool tf32) : guard_(x.device().index), tf32_(tf32), blas_(tf32) {
+    void* stream;
+    check_torch(aoti_torch_get_current_cuda_stream(x.device().index, &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
 
-  cudaStream_t stream() const { return at::cuda::getCurrentCUDAStream(); }
+  cudaStream_t stream() const { return stream_; }
   Blas& blas() { return blas_; }
   bool tf32() const { return tf32_; }
   int arch() const {
-    const cudaDeviceProp* facts = at::cuda::getCurrentDeviceProperties();
-    return 10 * facts->major + facts->minor;
+    int device, major, minor;
+    check(cudaGetDevice(&device), "current device");
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device attribute");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device attribute");
+    return 10 * major + minor;
   }
 
  private:
-  const c10::cuda::CUDAGuard guard_;
-  // What decides it for nn.LSTM: torch.backends.cudnn.rnn.fp32_precision.
-  const bool tf32_ = at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+  // Makes a device the current one while it lives.
+  class Guard {
+   public:
+    explicit Guard(int32_t device) { check_torch(aoti_torch_create_cuda_guard(device, &handle_)); }
+    Guard(const Guard&) = delete;
+    ~Guard() { aoti_torch_delete_cuda_guard(handle_); }
+
+   private:
+    CUDAGuardHandle handle_;
+  };
+  static void check(cudaError_t error, const char* what) {
+    FASTRNN_CHECK(error == cudaSuccess, "fastrnn: ", what, ": ", cudaGetErrorString(error));
+  }
+
+  const Guard guard_;
+  const bool tf32_;
+  cudaStream_t stream_;
   CuBlas blas_;
 };
 
+// A line for each fact: its name, then its words.
+std::string cuda_build() { return "archs " FASTRNN_CUDA_ARCHS "\ndrivers " + driver_names(); }
+
+const bool registered [[maybe_unused]] = [] {
+  Library cuda = Library::implementations("CUDA");
+  cuda.implement<forward<TorchGpu>>("forward");
+  cuda.implement<backward<TorchGpu>>("backward");
+  cuda.implement<driver_for<TorchGpu>>("cuda_driver");
+  Library all = Library::implementations("CompositeExplicitAutograd");
+  all.implement<cuda_build>("cuda_build");
+  return true;
+}();
+
 }  // namespace
 }  // namespace fastrnn::cuda
-
-TORCH_LIBRARY_IMPL(fastrnn, CUDA, m) {
-  m.impl("forward", fastrnn::cuda::forward<fastrnn::cuda::TorchGpu>);
-  m.impl("backward", fastrnn::cuda::backward<fastrnn::cuda::TorchGpu>);
-  m.impl("cuda_driver", fastrnn::cuda::driver_for<fastrnn::cuda::TorchGpu>);
-}
-
-TORCH_LIBRARY_IMPL(fastrnn, CatchAll, m) { m.impl("cuda_drivers", fastrnn::cuda::driver_names); }

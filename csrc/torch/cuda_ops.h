@@ -1,23 +1,33 @@
 // The ops on a GPU: tensors to plain pointers, memory from torch's allocator, and the choice of a
 // driver. What belongs to CUDA is behind Gpu, so that tests can run all of this on emulated kernels:
 //
-//   Gpu(const at::Tensor& x)   from here on x's device and its current stream are in use
+//   Gpu(const Tensor& x, bool tf32)   from here on x's device and its current stream are in use
 //   cudaStream_t stream()
 //   cuda::Blas& blas()
 //   bool tf32()                whether products of float32 may be rounded to TF32
 //   int arch()                 of the device: 90 is sm_90
 #pragma once
 
+#include "cuda/common/padding.h"
 #include "cuda/dispatch.h"
 #include "cuda/step/step.h"
 #include "torch/pointers.h"
 
 namespace fastrnn::cuda {
 
-using at::Tensor;
-
 inline Tensor workspace_of(int64_t bytes, const Tensor& x) {
-  return at::empty({bytes}, x.options().dtype(at::kByte));
+  return empty({bytes}, Dtype::uint8, x.device());
+}
+
+// x with zeros beyond each sequence's end, for products over all rows: the gradient there is zero, but zero
+// times NaN or infinity, which padding may hold, is NaN.
+inline Tensor without_padding(const LayerTensors& layer, const auto& gpu) {
+  if (!layer.lengths.defined()) return layer.x.contiguous();
+  Tensor x = empty(Sizes(layer.x.sizes()), layer.x.dtype(), layer.x.device());
+  copy_to(x, layer.x);
+  zero_padding(x.data<void>(), layer.lengths.data<int64_t>(), layer.T, layer.B,
+               layer.I * bytes_of(x.dtype()), gpu.stream());
+  return x;
 }
 
 template <class Args>
@@ -32,22 +42,22 @@ ForwardTuple forward(std::string_view cell, const Tensor& x, const Tensor& h0, c
                      const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                      const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                      const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                     const OptionalTensor& reset, bool reverse, int64_t keep) {
-  Gpu gpu(x);
+                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision) {
+  Gpu gpu(x, precision != 0);
   LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
   layer.x = layer.x.contiguous();
   const OwnedSequence sequence(layer, reverse);
-  const ForwardResults out = allocate_results(layer, keep);
-  for_type(x.scalar_type(), [&](auto tag) {
+  ForwardResults out = allocate_results(layer, keep);
+  for_type(x.dtype(), [&](auto tag) {
     using S = decltype(tag);
     if (layer.rows == 0) return;
     const ForwardArgs<S> a = forward_args<S>(layer, sequence, out);
     const Driver<S>& driver = *choose_driver<S>(problem_of(a, Pass::forward, gpu)).driver;
     const Tensor workspace = workspace_of(driver.forward_workspace(a), x);
-    driver.forward(a, workspace.data_ptr(), gpu.blas(), gpu.stream());
+    driver.forward(a, workspace.data<void>(), gpu.blas(), gpu.stream());
   });
-  return as_tuple(out);
+  return as_tuple(std::move(out));
 }
 
 template <class Gpu>
@@ -57,35 +67,36 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
                        const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                        const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c,
-                       const Tensor& slots, std::array<bool, 2> needs) {
-  Gpu gpu(x);
+                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision) {
+  Gpu gpu(x, precision != 0);
   LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
-  layer.x = (needs[1] ? without_padding(layer) : layer.x).contiguous();
+  layer.x = needs[1] ? without_padding(layer, gpu) : layer.x.contiguous();
   const OwnedSequence sequence(layer, reverse);
   const BackwardInputs in = check_backward(layer, dy, dh_n, dc_n, dc, y, c, slots);
-  const LayerGradients out = allocate_gradients(layer, needs[0], needs[1]);
-  for_type(x.scalar_type(), [&](auto tag) {
+  LayerGradients out = allocate_gradients(layer, needs[0], needs[1]);
+  for_type(x.dtype(), [&](auto tag) {
     using S = decltype(tag);
     if (layer.rows == 0) {
-      for (const Tensor& t : {out.dw_ih, out.dw_hh, out.db_ih, out.db_hh, out.dw_hr}) t.zero_();
+      for (const Tensor* t : {&out.dw_ih, &out.dw_hh, &out.db_ih, &out.db_hh, &out.dw_hr}) zero(*t);
       return;
     }
     const BackwardArgs<S> a = backward_args<S>(layer, sequence, in, out);
     const Driver<S>& driver = *choose_driver<S>(problem_of(a, Pass::backward, gpu)).driver;
     const Tensor workspace = workspace_of(driver.backward_workspace(a), x);
-    driver.backward(a, workspace.data_ptr(), gpu.blas(), gpu.stream());
+    driver.backward(a, workspace.data<void>(), gpu.blas(), gpu.stream());
   });
-  return as_tuple(out);
+  return as_tuple(std::move(out));
 }
 
 // The driver that would compute a layer of x's dtype on its device, and why.
 template <class Gpu>
 std::tuple<std::string, std::string> driver_for(const Tensor& x, std::string_view cell, int64_t T,
-                                                int64_t B, int64_t H, bool projects, bool backward) {
-  const Gpu gpu(x);
+                                                int64_t B, int64_t H, bool projects, bool backward,
+                                                int64_t precision) {
+  const Gpu gpu(x, precision != 0);
   std::tuple<std::string, std::string> answer;
-  for_type(x.scalar_type(), [&](auto tag) {
+  for_type(x.dtype(), [&](auto tag) {
     using S = decltype(tag);
     const Pass pass = backward ? Pass::backward : Pass::forward;
     const auto choice =
@@ -95,9 +106,11 @@ std::tuple<std::string, std::string> driver_for(const Tensor& x, std::string_vie
   return answer;
 }
 
-inline std::vector<std::string> driver_names() {
-  std::vector<std::string> names;
-  for (const auto* driver : drivers<float>()) names.emplace_back(driver->name);
+// The names of all drivers, with spaces between.
+inline std::string driver_names() {
+  std::string names;
+  for (const auto* driver : drivers<float>())
+    names += (names.empty() ? "" : " ") + std::string(driver->name);
   return names;
 }
 

@@ -24,32 +24,91 @@
 // the order of their tensors, those not asked for by `needs` ([x, weights]) and those of absent tensors
 // without elements. Neither op keeps or changes its inputs.
 //
+// precision: the least exact products of float32 allowed on a CPU (Precision in torch/cpu_kernels.h); on a
+// GPU anything but 0 allows TF32.
+//
 // prepack packs a layer's matrices for this process's kernels, as `weights` says: own (the dtype they
 // have), bfloat16 or int8 (with a scale for each row). forward_prepacked is forward with them; it has no
 // backward, and keep is at most 1.
 //
+// cells and cpu_build tell, as lines of words, what the registry says of each cell, and how this library
+// was built and what it runs on.
+//
 // cuda_driver names the driver that would compute a layer of x's dtype on its device, and says why;
 // cuda_drivers names all. A build without CUDA has no implementation of these two.
-#include <torch/library.h>
+#include "cells/cell_info.h"
+#include "cpu/dispatch.h"
+#include "torch/cpu_ops.h"
+#include "torch/stable/library.h"
 
-TORCH_LIBRARY(fastrnn, m) {
-  m.def(
+namespace fastrnn {
+namespace {
+
+// A line for each cell: its name, then gates, slots, has_c, keeps_slots and projects.
+std::string cells() {
+  std::string lines;
+  for (int id = 0; id < static_cast<int>(CellId::count); ++id) {
+    const CellInfo& info = cell_info(static_cast<CellId>(id));
+    lines += info.name;
+    for (int fact : {info.gates, info.slots, int{info.has_c}, int{info.keeps_slots}, int{info.projects}}) {
+      lines += " " + std::to_string(fact);
+    }
+    lines += "\n";
+  }
+  return lines;
+}
+
+// A line for each fact: its name, then its words.
+std::string cpu_build() {
+  std::string lines = "compiler " __VERSION__ "\ntorch " + std::to_string(TORCH_VERSION_MAJOR) + "." +
+                      std::to_string(TORCH_VERSION_MINOR) + "\ncompiled_targets";
+  for (const std::string& name : compiled_targets()) lines += " " + name;
+  lines += "\nusable_targets";
+  for (const std::string& name : usable_targets()) lines += " " + name;
+  return lines;
+}
+
+std::string cpu_target() { return target().name; }
+
+const bool registered [[maybe_unused]] = [] {
+  Library ops = Library::definitions();
+  ops.define(
       "forward(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
       "Tensor? b_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, "
-      "int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)");
-  m.def(
+      "int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)");
+  ops.define(
       "backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor x, Tensor h0, "
       "Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, Tensor y, Tensor c, "
-      "Tensor slots, bool[2] needs) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, "
-      "Tensor db_ih, Tensor db_hh, Tensor dw_hr)");
-  m.def("prepack(str cell, Tensor w_ih, Tensor w_hh, Tensor? w_hr, str weights) -> Tensor");
-  m.def(
+      "Tensor slots, bool[2] needs, int precision=0) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, "
+      "Tensor dw_hh, Tensor db_ih, Tensor db_hh, Tensor dw_hr)");
+  ops.define(
+      "prepack(str cell, Tensor w_ih, Tensor w_hh, Tensor? w_hr, str weights, int precision=0) -> Tensor");
+  ops.define(
       "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, "
       "Tensor? b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
-      "bool reverse, int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
-  m.def(
-      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward) "
+      "bool reverse, int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  ops.define("cells() -> str");
+  ops.define("cpu_build() -> str");
+  ops.define("cpu_target() -> str");
+  ops.define(
+      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward, "
+      "int precision=0) "
       "-> (str name, str reason)");
-  m.def("cuda_drivers() -> str[]");
-}
+  ops.define("cuda_build() -> str");
+
+  Library cpu = Library::implementations("CPU");
+  cpu.implement<forward>("forward");
+  cpu.implement<backward>("backward");
+  cpu.implement<prepack>("prepack");
+  cpu.implement<forward_prepacked>("forward_prepacked");
+
+  Library all = Library::implementations("CompositeExplicitAutograd");
+  all.implement<cells>("cells");
+  all.implement<cpu_build>("cpu_build");
+  all.implement<cpu_target>("cpu_target");
+  return true;
+}();
+
+}  // namespace
+}  // namespace fastrnn

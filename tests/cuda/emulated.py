@@ -24,6 +24,7 @@ SOURCES = [
     HERE / "emulated_instructions.cpp",
     HERE / "emulation/emulation.cpp",
     CSRC / "torch/arguments.cpp",
+    CSRC / "torch/stable/tensor.cpp",
 ]
 FLAGS = [
     "-std=c++20",

@@ -1,9 +1,14 @@
 // torch.ops.fastrnn_emulated: the CUDA ops of csrc/torch/cuda_ops.h over emulated kernels and CPU tensors,
 // with products by ATen.
+#include <ATen/ATen.h>
 #include <torch/library.h>
+
+#include <iterator>
+#include <sstream>
 
 #include "emulation/emulation.h"
 #include "torch/cuda_ops.h"
+#include "torch/stable/library.h"
 
 namespace fastrnn::cuda {
 
@@ -47,7 +52,7 @@ class AtenBlas final : public Blas {
 
 class EmulatedGpu {
  public:
-  explicit EmulatedGpu(const at::Tensor&) {}
+  EmulatedGpu(const Tensor& /*x*/, bool /*tf32*/) {}
   cudaStream_t stream() const { return nullptr; }
   Blas& blas() { return blas_; }
   bool tf32() const { return true; }
@@ -64,7 +69,7 @@ double compare_far_rows(const std::string& driver) {
 
 bool serves(std::string_view driver, std::string_view cell, int64_t H, at::ScalarType dtype) {
   bool does = false;
-  for_type(dtype, [&](auto tag) {
+  for_type(dtype_of(static_cast<int32_t>(dtype)), [&](auto tag) {
     using S = decltype(tag);
     if constexpr (!std::is_same_v<S, double>) {
       const CellId id = find_cell(cell);
@@ -87,6 +92,11 @@ void set_device(int64_t multiprocessors, int64_t shared_bytes, int64_t absent_bl
   emulation::options().absent_block = absent_block;
 }
 
+std::vector<std::string> driver_list() {
+  std::istringstream words(driver_names());
+  return {std::istream_iterator<std::string>(words), {}};
+}
+
 int64_t products() { return static_cast<int64_t>(emulation::products()); }
 
 }  // namespace
@@ -96,25 +106,28 @@ TORCH_LIBRARY(fastrnn_emulated, m) {
   m.def(
       "forward(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
       "Tensor? b_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, "
-      "int keep) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)",
-      fastrnn::cuda::forward<fastrnn::cuda::EmulatedGpu>);
+      "int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)");
   m.def(
       "backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor x, Tensor h0, "
       "Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, Tensor y, Tensor c, "
-      "Tensor slots, bool[2] needs) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, "
-      "Tensor db_ih, Tensor db_hh, Tensor dw_hr)",
-      fastrnn::cuda::backward<fastrnn::cuda::EmulatedGpu>);
+      "Tensor slots, bool[2] needs, int precision=0) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, "
+      "Tensor dw_hh, Tensor db_ih, Tensor db_hh, Tensor dw_hr)");
   m.def(
-      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward) "
-      "-> (str name, str reason)",
-      fastrnn::cuda::driver_for<fastrnn::cuda::EmulatedGpu>);
-  m.def("cuda_drivers() -> str[]", fastrnn::cuda::driver_names);
+      "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward, "
+      "int precision=0) -> (str name, str reason)");
+  m.def("cuda_drivers() -> str[]", fastrnn::cuda::driver_list);
   m.def("far_rows(str driver) -> float", fastrnn::cuda::compare_far_rows);
   m.def("far_kernel(str name) -> float", fastrnn::cuda::far_kernel);
   m.def("serves(str driver, str cell, int H, ScalarType dtype) -> bool", fastrnn::cuda::serves);
   m.def("device(int multiprocessors=132, int shared_bytes=232448, int absent_block=-1) -> ()",
         fastrnn::cuda::set_device);
   m.def("products() -> int", fastrnn::cuda::products);
+  // The ops of csrc go by torch's stable interface, as on a GPU.
+  using namespace fastrnn;
+  Library ops = Library::implementations("CompositeExplicitAutograd", "fastrnn_emulated");
+  ops.implement<cuda::forward<cuda::EmulatedGpu>>("forward");
+  ops.implement<cuda::backward<cuda::EmulatedGpu>>("backward");
+  ops.implement<cuda::driver_for<cuda::EmulatedGpu>>("cuda_driver");
   m.def("options(int seed, bool skip_barriers) -> ()", fastrnn::cuda::set_options);
 }

@@ -1,8 +1,6 @@
 #include "cpu/threads/thread_team.h"
 
-#include <ATen/Parallel.h>
 #include <linux/futex.h>
-#include <omp.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,6 +8,8 @@
 #include <algorithm>
 #include <climits>
 #include <ctime>
+
+#include "cpu/threads/torch_threads.h"
 
 namespace fastrnn {
 namespace {
@@ -22,8 +22,6 @@ void watch_forks() {
     pthread_atfork(nullptr, nullptr, [] {
       if (!used.load(std::memory_order_relaxed)) return;
       forked_after_use.store(true);
-      // torch's own operators, which backward uses, would wait for the missing threads forever.
-      at::set_num_threads(1);
     });
     return true;
   }();
@@ -52,8 +50,8 @@ inline void pause() {
 }  // namespace
 
 int available_threads() {
-  if (omp_in_parallel() || forked_after_use.load(std::memory_order_relaxed)) return 1;
-  return std::min(at::get_num_threads(), ThreadTeam::max_size);
+  if (forked_after_use.load(std::memory_order_relaxed) || in_parallel_region()) return 1;
+  return std::min(torch_thread_count(), ThreadTeam::max_size);
 }
 
 void ThreadTeam::begin_phase(int id, int64_t items) {
@@ -61,24 +59,19 @@ void ThreadTeam::begin_phase(int id, int64_t items) {
   threads_[id].expected += items;
 }
 
-// The next items of owner's part, none if all are taken: three quarters of those left, since a claim holds
-// up the processor for as long as a small item takes, and the rest for others, should this thread be late.
-// The owner need not have come to this phase yet: a counter of an earlier one stands for nothing claimed.
-Range ThreadTeam::claim(int id, int owner, int64_t items) {
+// The next item of owner's part, or -1 if all are taken. The owner need not have come to this phase yet: a
+// counter of an earlier one stands for nothing claimed.
+int64_t ThreadTeam::claim(int id, int owner, int64_t items) {
   const Range part = part_of(items, owner, size_);
   const uint64_t phase = threads_[id].phase;
   std::atomic<uint64_t>& next = threads_[owner].next;
   uint64_t seen = next.load(std::memory_order_relaxed);
   for (;;) {
-    if (seen >> 32 > phase) return {0, 0};
+    if (seen >> 32 > phase) return -1;
     const int64_t claimed = seen >> 32 == phase ? static_cast<int64_t>(seen & 0xffffffffu) : 0;
-    const int64_t left = part.size() - claimed;
-    if (left <= 0) return {0, 0};
-    const int64_t end = claimed + (3 * left + 3) / 4;
-    const uint64_t taken = phase << 32 | static_cast<uint64_t>(end);
-    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) {
-      return {part.begin + claimed, part.begin + end};
-    }
+    if (claimed >= part.size()) return -1;
+    const uint64_t taken = phase << 32 | static_cast<uint64_t>(claimed + 1);
+    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) return part.begin + claimed;
   }
 }
 
@@ -132,10 +125,11 @@ void run_thread_team(int threads, ThreadTeamBody body, void* context) {
   }
   watch_forks();
   used.store(true, std::memory_order_relaxed);
-  // Should OpenMP give fewer threads than it was asked for, those that came do the others' parts.
+  // Should there be fewer threads than asked for, those that come do the others' parts.
   ThreadTeam team(threads);
-#pragma omp parallel num_threads(threads)
-  body(context, omp_get_thread_num(), team);
+  parallel_for(threads, [&](Range ids) {
+    for (int64_t id : each(ids)) body(context, static_cast<int>(id), team);
+  });
 }
 
 }  // namespace fastrnn

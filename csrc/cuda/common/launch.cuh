@@ -2,6 +2,7 @@
 // emulation.
 #pragma once
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
