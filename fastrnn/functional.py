@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from fastrnn import ops, reference, streams, transforms, wavefront
+from fastrnn import ops, reference, streams, transforms
 from fastrnn.autograd import Layer
 
 # w_ih, w_hh, b_ih, b_hh, w_hr of one layer in one direction; None for those there are not.
@@ -118,11 +117,6 @@ def recurrent(
     backward_reset = reset
     if reset is not None and directions == 2:
         backward_reset = reset_when_reversed(reset, lengths)
-    if directions == 1 < count and layer is fused_layer and dropout == 0 and batch_sizes is None:
-        chunks = wavefront.chunks_for(x)
-        if chunks > 1:
-            of_cell = partial(layer, cell)
-            return wavefront.recurrent(of_cell, x, h0, c0, weights, lengths, reset, keep, states, chunks)
     beside = directions == 2 and layer is fused_layer and streams.usable(x)
     for i in range(count):
         calls = []

@@ -5,7 +5,7 @@ Streams that only note what is asked of them stand in for CUDA's, so that this i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fastrnn
-from fastrnn import ops, streams, wavefront
+from fastrnn import ops, streams
 
 T, B, I, H = 7, 3, 5, 6
 
@@ -144,101 +144,6 @@ def results(layer: Any, x: Tensor, hx: Any, form: str) -> list[Tensor]:
         (o * torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view(o.shape)).sum() for o in outputs
     )
     return [*outputs, *torch.autograd.grad(weighted, inputs)]
-
-
-FORMS = ("plain", "lengths", "reset", "lengths+reset")
-
-
-def calls_of_the_op(call: Callable[[], object]) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        seen, forward = [], ops.forward
-        patch.setattr(ops, "forward", lambda *args: seen.append(args) or forward(*args))
-        call()
-    return len(seen)
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("chunks", [2, 3, T])
-@pytest.mark.parametrize("cell", support.LAYERS)
-def test_a_wavefront_computes_the_same(
-    cell: str, chunks: int, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer = support.ours(cell, I, H, num_layers=3, dtype=torch.float64)
-    x = torch.randn(T, B, I, dtype=torch.float64)
-    hx = support.initial_state(layer, B, dtype=torch.float64)
-    torch.manual_seed(1)
-    expected = results(layer, x, hx, form)
-    monkeypatch.setattr(wavefront, "chunks_for", lambda x: chunks)
-    torch.manual_seed(1)
-    assert calls_of_the_op(lambda: layer(x, hx)) == 3 * chunks
-    for got, want in zip(results(layer, x, hx, form), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
-def test_a_wavefront_keeps_the_rule_of_exactness(
-    cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its chunks hand states on in dtype, and add up the gradients of weights in it."""
-    monkeypatch.setattr(wavefront, "chunks_for", lambda x: 4)
-
-    def draw(i: int) -> list[support.Error]:
-        torch.manual_seed(i)
-        torchs, mine = support.twins(cell, 16, 24, num_layers=2, dtype=dtype)
-        x = torch.randn(32, 4, 16, dtype=dtype)
-        found = []
-        for layer, dtype_of in (
-            (support.in_float64(torchs), torch.float64),
-            (torchs, dtype),
-            (mine, dtype),
-        ):
-            leaf = x.to(dtype_of).requires_grad_()
-            y = layer(leaf)[0]
-            y.backward(torch.linspace(-1, 1, y.numel(), dtype=dtype_of).view(y.shape))
-            found.append([y, leaf.grad, *(p.grad for p in layer.parameters())])
-        names = ["output", "gradient of x", *(f"gradient of {n}" for n, _ in mine.named_parameters())]
-        return support.errors(names, *found, dtype)
-
-    support.check_rule(f"{cell} in a wavefront", dtype, draw)
-
-
-def test_layers_run_one_chunk_behind_each_other(
-    noted: type[Stream], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FASTRNN_CUDA_WAVEFRONT", "2")
-    with torch.no_grad():
-        fastrnn.GRU(I, H, num_layers=2)(torch.randn(T, B, I))
-    assert [entry for entry in noted.log if entry[1] != "shares"] == [
-        ("main", "runs", "4 steps"),
-        ("side 1", "waits for", "main"),
-        ("side 1", "runs", "4 steps"),
-        ("main", "runs", "3 steps"),
-        ("side 1", "waits for", "main"),
-        ("side 1", "runs", "3 steps"),
-        ("main", "waits for", "side 1"),
-    ]
-
-
-def test_what_a_wavefront_does_not_serve(noted: type[Stream], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropout draws for all steps at once, a packed batch shrinks, and two directions meet at both ends."""
-    monkeypatch.setenv("FASTRNN_CUDA_WAVEFRONT", "2")
-    x = torch.randn(T, B, I)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor([T, T, 2]))
-    for options, given in (
-        ({"dropout": 0.5}, x),
-        ({}, packed),
-        ({"bidirectional": True}, x),
-        ({"num_layers": 1}, x),
-        ({}, x[:1]),
-    ):
-        noted.log.clear()
-        layer = fastrnn.GRU(I, H, **{"num_layers": 2, **options})
-        layer(given)
-        assert sum(entry[1] == "runs" for entry in noted.log) == layer.num_layers * layer._directions
-    monkeypatch.setenv("FASTRNN_CUDA_WAVEFRONT", "two")
-    with pytest.raises(ValueError, match="FASTRNN_CUDA_WAVEFRONT must be a number of chunks, not 'two'"):
-        fastrnn.GRU(I, H, num_layers=2)(x)
 
 
 def test_streams_are_for_gpus_alone() -> None:

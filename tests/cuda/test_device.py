@@ -34,27 +34,18 @@ def gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), x.grad, *(p.grad.clone() for p in module.parameters())]
 
 
-# What is captured: options of the layer, what it is called with, and what the environment says.
-GRAPHS: dict[str, tuple[dict[str, object], tuple[str, ...], dict[str, str]]] = {
-    "bidirectional": ({"bidirectional": True}, (), {}),
-    "masks": ({"bidirectional": True}, ("lengths", "reset"), {}),
-    "wavefront": ({}, ("lengths",), {"FASTRNN_CUDA_WAVEFRONT": "3"}),
-}
+# What is captured: the masks that a bidirectional layer is called with.
+GRAPHS: dict[str, tuple[str, ...]] = {"plain": (), "masks": ("lengths", "reset")}
 
 
 @CELLS
 @pytest.mark.parametrize("form", GRAPHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_cuda_graph_of_forward_and_backward(
-    cell: str, dtype: torch.dtype, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options, masks, environment = GRAPHS[form]
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    _, ours = make(cell, 24, 40, 2, dtype=dtype, **options)
+def test_cuda_graph_of_forward_and_backward(cell: str, dtype: torch.dtype, form: str) -> None:
+    _, ours = make(cell, 24, 40, 2, dtype=dtype, bidirectional=True)
     x = torch.randn(7, 5, 24, device="cuda", dtype=dtype, requires_grad=True)
     given = {"lengths": torch.tensor([7, 1, 4, 7, 0]), "reset": torch.rand(7, 5) < 0.3}
-    given = {name: given[name].cuda() for name in masks}
+    given = {name: given[name].cuda() for name in GRAPHS[form]}
     for p in (x, *ours.parameters()):
         p.grad = torch.zeros_like(p)
 
@@ -115,17 +106,6 @@ def test_directions_side_by_side_change_nothing(cell: str, monkeypatch: pytest.M
         kept = [ours(x)[0] for x in inputs]
     for y, want in zip(kept, expected, strict=True):
         assert torch.equal(y, want[0])
-
-
-@CELLS
-def test_a_wavefront_computes_the_same(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, ours = make(cell, 32, 64, 3, dtype=torch.float64)
-    inputs = [torch.randn(50, 8, 32, device="cuda", dtype=torch.float64) for _ in range(4)]
-    expected = [gradients(ours, x) for x in inputs]
-    monkeypatch.setenv("FASTRNN_CUDA_WAVEFRONT", "7")
-    for x, want in zip(inputs * 2, expected * 2, strict=True):
-        for a, b in zip(gradients(ours, x), want, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_explain_names_a_driver() -> None:
