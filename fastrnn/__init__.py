@@ -8,14 +8,13 @@ Example:
     True
 """
 
-from fastrnn import _dynamo, interop, onnx
+from fastrnn import interop, onnx
 from fastrnn._build import build_info
+from fastrnn._version import __version__ as __version__
 from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, RNNCell
 from fastrnn.prepack import prepack
-
-__version__ = "0.1.0"
 
 __all__ = [
     "GRU",
@@ -36,5 +35,4 @@ __all__ = [
     "restore",
 ]
 
-_dynamo.install()
 onnx.install()

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from fastrnn import _torch
+from fastrnn._version import __version__
+
 # The first whose stable C interface has what the compiled part uses, and the last one tried.
 OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 14)
 
@@ -78,10 +81,8 @@ def build_info() -> dict[str, Any]:
         >>> "portable" in fastrnn.build_info()["cpu_targets"]
         True
     """
-    from fastrnn import __version__
-
     cpu = facts(torch.ops.fastrnn.cpu_build)
-    has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("fastrnn::forward", "CUDA")
+    has_cuda = _torch.has_kernel("fastrnn::forward", "CUDA")
     cuda = facts(torch.ops.fastrnn.cuda_build) if has_cuda else {}
     return {
         "fastrnn": __version__,

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrnn import ops, reference
-
-
-class Sequence(NamedTuple):
-    """What is not differentiated of a layer's arguments."""
-
-    cell: str
-    batch_sizes: Tensor | None
-    lengths: Tensor | None
-    reset: Tensor | None
-    reverse: bool
+from fastrnn.sequence import Sequence
 
 
 class Layer(torch.autograd.Function):
-    """forward(cell, batch_sizes, lengths, reset, reverse, keep, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr).
+    """forward(cell, sequence, keep, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr).
 
     Returns y, h_n, c_n and c as ``torch.ops.fastrnn.forward`` does.
     """
@@ -30,16 +21,13 @@ class Layer(torch.autograd.Function):
     def forward(
         ctx: Any,
         cell: str,
-        batch_sizes: Tensor | None,
-        lengths: Tensor | None,
-        reset: Tensor | None,
-        reverse: bool,
+        sequence: Sequence,
         keep: int,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        y, h_n, c_n, c, slots = ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, keep)
-        ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
-        ctx.cell, ctx.reverse = cell, reverse
+        y, h_n, c_n, c, slots = ops.forward(cell, *tensors, *sequence, keep)
+        ctx.save_for_backward(*sequence[:3], *tensors, y, c, slots)
+        ctx.cell, ctx.reverse = cell, sequence.reverse
         ctx.set_materialize_grads(False)
         if not ops.CELLS[cell]["has_c"]:
             ctx.mark_non_differentiable(c_n, c)
@@ -47,59 +35,59 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        needs = ctx.needs_input_grad[6:]
-        return (None,) * 6 + _gradients(ctx, needs, grads)
+        needs = ctx.needs_input_grad[3:]
+        return None, None, None, *_gradients(ctx, needs, grads)
 
 
 def _gradients(ctx: Any, needs: tuple[bool, ...], grads: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
     """Gradients of x, h0, c0, w_ih .. w_hr, those that are needed, from dy, dh_n, dc_n and dc."""
     batch_sizes, lengths, reset, *saved = ctx.saved_tensors
+    sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
     tensors, kept = saved[:8], saved[8:]
-    sequence = Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
     which = (needs[0], any(needs[3:]))
     # A graph of this backward is asked for only by create_graph, which compilers do not trace.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        results = LayerBackward.apply(sequence, which, *grads, *tensors, *kept)
+        results = LayerBackward.apply(ctx.cell, sequence, which, *grads, *tensors, *kept)
     else:
-        results = run_backward(sequence, which, grads, tensors, kept)
+        results = run_backward(ctx.cell, sequence, which, grads, tensors, kept)
     return tuple(g if need else None for g, need in zip(results, needs, strict=True))
 
 
 def run_backward(
+    cell: str,
     sequence: Sequence,
     needs: tuple[bool, bool],
     grads: Any,
     tensors: Any,
     kept: Any,
 ) -> tuple[Tensor, ...]:
-    cell, batch_sizes, lengths, reset, reverse = sequence
-    return ops.backward(cell, *grads, *tensors, batch_sizes, lengths, reset, reverse, *kept, list(needs))
+    return ops.backward(cell, *grads, *tensors, *sequence, *kept, list(needs))
 
 
 class LayerBackward(torch.autograd.Function):
     """The backward of :class:`Layer`, differentiable any number of times through the reference.
 
-    forward(sequence, needs, dy, dh_n, dc_n, dc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, y, c, slots).
+    forward(cell, sequence, needs, dy, dh_n, dc_n, dc, x, h0, c0, w_ih .. w_hr, y, c, slots).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, sequence: Sequence, needs: tuple[bool, bool], *tensors: Tensor | None
+        ctx: Any, cell: str, sequence: Sequence, needs: tuple[bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        results = run_backward(sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
-        ctx.sequence, ctx.needs = sequence, needs
+        results = run_backward(cell, sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
+        ctx.cell, ctx.sequence = cell, sequence
         ctx.save_for_backward(*tensors[:12])
         ctx.set_materialize_grads(False)
         return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        second = second_derivative(ctx.sequence, ctx.saved_tensors, grads)
-        return None, None, *second, None, None, None
+        second = second_derivative(ctx.cell, ctx.sequence, ctx.saved_tensors, grads)
+        return None, None, None, *second, None, None, None
 
 
 def second_derivative(
-    sequence: Sequence, tensors: Any, grads: tuple[Tensor | None, ...]
+    cell: str, sequence: Sequence, tensors: Any, grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of :class:`LayerBackward`'s dy, dh_n, dc_n, dc, x .. w_hr, given those of its results."""
     third_order = torch.is_grad_enabled()
@@ -109,9 +97,10 @@ def second_derivative(
         for t in saved:
             if t is not None and not t.requires_grad:
                 t.requires_grad_()
-        outer, inputs = saved[:4], saved[4:]
-        cell, *rest = sequence
-        outputs: Any = reference.layer(cell, *inputs, *rest)  # type: ignore[arg-type]
+        outer = saved[:4]
+        inputs: Any = saved[4:]
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr = inputs
+        outputs = reference.layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, sequence)
         pairs = [(o, g) for o, g in zip(outputs, outer, strict=True) if o is not None and g is not None]
         first = torch.autograd.grad(
             [o for o, _ in pairs],
@@ -143,10 +132,10 @@ def second_derivative(
 
 def _save_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     cell, *tensors = inputs[:9]
-    batch_sizes, lengths, reset, reverse, *_ = inputs[9:]
     y, _, c_n, c, slots = output
-    ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
-    ctx.cell, ctx.reverse = cell, reverse
+    *masks, ctx.reverse = inputs[9:13]
+    ctx.save_for_backward(*masks, *tensors, y, c, slots)
+    ctx.cell = cell
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(slots, *(() if ops.CELLS[cell]["has_c"] else (c_n, c)))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import ops, routing
+from fastrnn import _torch, ops, routing
 from fastrnn._build import build_info
 from fastrnn.nn.base import Recurrent
 from fastrnn.nn.cells import RecurrentCell
@@ -76,25 +76,15 @@ def _explain_layer(
     reset: Tensor | None = None,
     states: bool = False,
 ) -> Explanation:
-    call = module._arrange(input, hx, lengths, reset)
+    call, path = module._plan(input, hx, lengths, reset, states)
     if call is None:
-        return Explanation(routing.MISFIT.name, routing.MISFIT.reason)
-    path = routing.choose(call.x, module.cell)
-    if path.name == "torch" and (lengths is not None or reset is not None or states):
-        path = routing.REFERENCE
-    dtype = module._computes_in(call)
-    steps = call.x.shape[0] if call.batch_sizes is None else len(call.batch_sizes)
-    batch = call.x.shape[1] if call.batch_sizes is None else int(call.batch_sizes[0])
-    return _explanation(path, module, call.x, steps, batch, dtype)
+        return Explanation(path.name, path.reason)
+    return _explanation(path, module, call.x, call.steps, call.batch, module._computes_in(call))
 
 
 def _explain_cell(module: RecurrentCell, input: Any, hx: Any = None) -> Explanation:
-    path = module._path(input)
-    if path.name != "torch" and not module._fits(
-        input, module._zeros(input) if hx is None else module._split_state(hx)
-    ):
-        path = routing.MISFIT
-    if path.name == "torch":
+    state, path = module._plan(input, hx, check=True)
+    if state is None:
         return Explanation(path.name, path.reason)
     batch = input.shape[0] if input.dim() == 2 else 1
     return _explanation(path, module, input, 1, batch, module._like()[0])
@@ -110,7 +100,7 @@ def _explanation(
     if x.device.type != "cuda":
         return Explanation(path.name, path.reason, None, dtype)
     problem = (module.cell, T, B, module.hidden_size, getattr(module, "proj_size", 0) > 0)
-    with torch._C._DisableFuncTorch():  # this is no computation to be transformed
+    with _torch.without_transforms():  # this is no computation to be transformed
         like = torch.empty(0, dtype=dtype, device=x.device)
         (driver, reason), (other, why_other) = (ops.cuda_driver(like, *problem, b) for b in (False, True))
     if other != driver:

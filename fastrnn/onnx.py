@@ -6,11 +6,9 @@ sequence, for packed batches and for c of every step; exporting a model that use
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
-from fastrnn import ops
-from fastrnn._imports import after_import
+from fastrnn import _torch, ops
 
 # ONNX's order of gates, as positions in torch's: i, o, f, c of i, f, g, o; z, r, h of r, z, n.
 GATE_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
@@ -93,27 +91,6 @@ def translation() -> Callable[..., Any]:
     return fastrnn_forward
 
 
-def _register(torchlib: ModuleType) -> None:
-    from torch.onnx._internal.exporter._torchlib._torchlib_registry import onnx_impl
-
-    onnx_impl(ops.forward_op, trace_only=True)(translation())
-
-
-# The exporter's own flags, once it is imported.
-_flags: ModuleType | None = None
-
-
-def exporting() -> bool:
-    """As torch.onnx.is_in_onnx_export, which Dynamo takes for False even inside torch.onnx.export."""
-    return _flags is not None and _flags._is_onnx_exporting
-
-
-def _keep_flags(flags: ModuleType) -> None:
-    global _flags
-    _flags = flags
-
-
 def install() -> None:
     """Adds our translation to the exporter's own when it loads them."""
-    after_import("torch.onnx._internal.exporter._torchlib.ops", _register)
-    after_import("torch.onnx._internal.exporter._flags", _keep_flags)
+    _torch.add_onnx_translation(ops.forward_op, translation)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import _build
+from fastrnn import _build, _torch
 
 _build.load()
 
 # What the registry in csrc/cells says of each cell: gates, slots, has_c, keeps_slots, projects.
 CELLS: dict[str, dict[str, int]] = _build.cells()
 
-BUILT_WITH_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("fastrnn::forward", "CUDA")
+BUILT_WITH_CUDA = _torch.has_kernel("fastrnn::forward", "CUDA")
 
 # What forward keeps for backward.
 KEEP_NOTHING, KEEP_C, KEEP_SLOTS = 0, 1, 2
@@ -29,25 +29,20 @@ cuda_driver = torch.ops.fastrnn.cuda_driver.default
 
 # How exact products of float32 must be; Precision in csrc/torch/cpu_kernels.h.
 _HIGHEST, _HIGH, _MEDIUM = 0, 1, 2
-_matmul_precision = torch._C._get_float32_matmul_precision
-_fp32_precision = torch._C._get_fp32_precision_getter
 
 
+# A compiled graph keeps the settings it was traced under.
+@_torch.assume_constant
 def _cpu_precision() -> int:
-    matmul, rnn = _matmul_precision(), _fp32_precision("mkldnn", "rnn")
+    matmul, rnn = _torch.float32_matmul_precision(), _torch.fp32_precision("mkldnn", "rnn")
     if matmul == "medium" or rnn == "bf16":
         return _MEDIUM
     return _HIGH if matmul == "high" or rnn == "tf32" else _HIGHEST
 
 
+@_torch.assume_constant
 def _cuda_precision() -> int:
-    return _HIGH if _fp32_precision("cuda", "rnn") == "tf32" else _HIGHEST
-
-
-# A compiled graph keeps the settings it was traced under. What torch.compiler.assume_constant_result does,
-# which would import Dynamo.
-for _reader in (_cpu_precision, _cuda_precision):
-    _reader._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return _HIGH if _torch.fp32_precision("cuda", "rnn") == "tf32" else _HIGHEST
 
 
 def precision(x: Tensor) -> int:
@@ -62,7 +57,7 @@ def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         args = (*args, precision(x))
     if torch.compiler.is_compiling():
         return forward_op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch.below_autograd():
         return forward_op(*args)
 
 

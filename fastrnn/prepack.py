@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastrnn import functional, ops, routing
+from fastrnn import _torch, functional, ops, routing
 from fastrnn.convert import accelerate
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from fastrnn.nn.base import Call, Recurrent
+from fastrnn.nn.base import Call, Recurrent, State
 from fastrnn.nn.cells import RecurrentCell
+from fastrnn.sequence import ALL_STEPS, Sequence
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -47,10 +48,7 @@ def packed_layer(
     h0: Tensor,
     c0: Tensor | None,
     packed: PackedWeights,
-    batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reverse: bool = False,
+    sequence: Sequence = ALL_STEPS,
     keep: int = ops.KEEP_NOTHING,
     states: bool = False,
 ) -> functional.LayerResult:
@@ -58,9 +56,8 @@ def packed_layer(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0)):
         raise RuntimeError("a prepacked layer has no gradients: use the original, or torch.no_grad()")
     panels, b_ih, b_hh, hidden, weights = packed
-    masks = (batch_sizes, lengths, reset, reverse)
     keep = ops.KEEP_C if states else ops.KEEP_NOTHING
-    return ops.forward_prepacked(cell, x, h0, c0, panels, b_ih, b_hh, hidden, weights, *masks, keep)
+    return ops.forward_prepacked(cell, x, h0, c0, panels, b_ih, b_hh, hidden, weights, *sequence, keep)
 
 
 class Prepacked(nn.Module):
@@ -110,21 +107,24 @@ class Prepacked(nn.Module):
     def _misfit(self) -> RuntimeError:
         return RuntimeError(f"the arguments do not fit {type(self).__name__}({self.extra_repr()})")
 
-    def _packed_path(self, x: Tensor, dtype: torch.dtype) -> None:
-        """x can be computed by the kernels, in the dtype it has or will be cast to."""
-        path = routing.choose(x)
+    def _require_kernels(self, path: routing.Path, dtype: torch.dtype) -> None:
+        """The path is that of the kernels, and the input's dtype, or what it will be cast to, theirs."""
         if path.name != "fused" or dtype != self.dtype:
             reason = path.reason if path.name != "fused" else f"the input is {dtype}, not {self.dtype}"
             raise RuntimeError(f"a prepacked layer runs by its kernels only: {reason}")
 
+    def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
+        return packed_layer
+
 
 class PrepackedLayer(Prepacked, Recurrent):
-    def _arrange(self, *args: Any) -> Any:
-        call = super()._arrange(*args)
-        if call is None:
+    def _plan(self, *args: Any) -> tuple[Call | None, routing.Path]:
+        call, path = super()._plan(*args)
+        if path is routing.MISFIT:
             raise self._misfit()
-        self._packed_path(call.x, self.dtype if torch._C._is_any_autocast_enabled() else call.x.dtype)
-        return call
+        cast = call is None or _torch.autocast_enabled()
+        self._require_kernels(path, self.dtype if cast else call.x.dtype)  # type: ignore[union-attr]
+        return call, path
 
     def check_input(self, *_: Any) -> NoReturn:
         """torch.nn's, which reads parameters, comes here with arguments that did not fit."""
@@ -144,23 +144,21 @@ class PrepackedLayer(Prepacked, Recurrent):
     def _layer_weights(self) -> Any:
         return self.packed
 
-    def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
-        return packed_layer
-
 
 class PrepackedCell(Prepacked, RecurrentCell):
-    def forward(self, input: Tensor, hx: Any = None) -> Any:
-        state = None
-        if isinstance(input, Tensor) and input.dim() in (1, 2) and input.shape[-1] == self.input_size:
-            state = self._zeros(input) if hx is None else self._split_state(hx)
-        if state is None:
+    def _plan(self, input: Any, hx: Any, check: bool = False) -> tuple[State | None, routing.Path]:
+        state, path = super()._plan(input, hx, check)
+        if state is None and path is routing.MISFIT:
             raise self._misfit()
-        self._packed_path(input, input.dtype)
-        return self._step(packed_layer, input, state)
+        self._require_kernels(path, input.dtype)
+        return state, path
 
-    def _path(self, input: Tensor) -> routing.Path:
+    def _path(self, input: Any) -> routing.Path:
         path = super()._path(input)
         return routing.choose(input) if path is routing.AUTOCAST else path
+
+    def _by_torch(self, input: Any, hx: Any) -> NoReturn:
+        raise self._misfit()
 
     def _weights(self) -> Any:
         return self.packed[0]

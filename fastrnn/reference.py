@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from fastrnn.sequence import ALL_STEPS, Sequence
+
 # One step. x_part = x w_ih' + b_ih and h_part = h w_hh' + b_hh, both [B, G * H]; h, c [B, H].
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 
@@ -65,16 +67,14 @@ def layer(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     w_hr: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reverse: bool = False,
+    sequence: Sequence = ALL_STEPS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer in one direction; arguments and shapes as ``torch.ops.fastrnn.forward`` has them.
 
     Returns:
         h of every step, the last h, the last c, c of every step; None for a c the cell does not have.
     """
+    batch_sizes, lengths, reset, reverse = sequence
     if lengths is not None:
         # Beyond a sequence's end the gradient of its products is zero, and zero times NaN would be NaN.
         ended = torch.arange(x.shape[0] if x.dim() == 3 else 1, device=x.device).unsqueeze(1) >= lengths

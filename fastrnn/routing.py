@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from fastrnn import ops
+from fastrnn import _torch, ops
 
 KERNEL_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 KERNEL_DEVICES = {"cpu", "meta", *(["cuda"] if ops.BUILT_WITH_CUDA else [])}
@@ -44,25 +43,18 @@ def choose(x: Tensor, cell: str | None = None) -> Path:
     if cell is not None and cell not in ops.CELLS:
         return NO_KERNEL
     if not torch.compiler.is_compiling():
-        if forward_ad._current_level >= 0:
+        if _torch.forward_ad_active():
             return FORWARD_AD
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            served = x.dtype in KERNEL_DTYPES and x.device.type in KERNEL_DEVICES and _first_order()
-            return FUSED if served else TRANSFORM
-        if torch._C._is_tracing():
+        if _torch.innermost_transform() is not None:
+            has_kernels = x.dtype in KERNEL_DTYPES and x.device.type in KERNEL_DEVICES
+            return FUSED if has_kernels and _torch.first_order_transforms() else TRANSFORM
+        if _torch.tracing():
             return TRACING
     if x.dtype not in KERNEL_DTYPES:
         return Path("reference", f"there are no kernels for {x.dtype}")
     if not x.is_cpu and x.device.type not in KERNEL_DEVICES:
         return Path("torch", f"this build has no kernels for {x.device.type}")
     return FUSED
-
-
-def _first_order() -> bool:
-    """The torch.func transforms around this call are vmap in any number and one derivative at most."""
-    kind = torch._C._functorch.TransformType
-    active = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
-    return all(k in (kind.Vmap, kind.Grad) for k in active) and active.count(kind.Grad) <= 1
 
 
 def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:

@@ -7,13 +7,13 @@ run once for each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrnn import autograd, ops
+from fastrnn.sequence import Sequence
 
 # Where the arguments of the ops are.
 _FORWARD_WEIGHTS = slice(4, 9)
@@ -40,7 +40,7 @@ def _vmap_backward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tu
     return _unfold(results, info.batch_size)
 
 
-def _each(op: Any, n: int, in_dims: tuple[int | None, ...], args: Sequence[Any]) -> tuple[Any, Any]:
+def _each(op: Any, n: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
     """The op n times, each on its own part of the arguments."""
     results = [
         op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
@@ -50,7 +50,7 @@ def _each(op: Any, n: int, in_dims: tuple[int | None, ...], args: Sequence[Any])
 
 
 def _fold(
-    n: int, in_dims: tuple[int | None, ...], args: Sequence[Any], weights: slice, batch_sizes: int
+    n: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...], weights: slice, batch_sizes: int
 ) -> list[Any]:
     """Arguments with vmap's dimension joined to the batch: sequence b of copy i is sequence b * n + i."""
     folded = list(args)
@@ -71,7 +71,7 @@ def _fold(
     return folded
 
 
-def _unfold(results: Sequence[Tensor], n: int) -> tuple[Any, Any]:
+def _unfold(results: tuple[Tensor, ...], n: int) -> tuple[Any, Any]:
     outputs: list[Tensor] = []
     dims: list[int | None] = []
     for t in results:
@@ -117,9 +117,8 @@ class Layer(torch.autograd.Function):
         has_c = ops.CELLS[ctx.cell]["has_c"]
         dy, dh_n, dc_n, dc, _ = grads
         outer = (dy, dh_n, dc_n, dc) if has_c else (dy, dh_n, None, None)
-        results = LayerBackward.apply(
-            ctx.cell, batch_sizes, lengths, reset, ctx.reverse, which, *outer, *saved
-        )
+        sequence = (batch_sizes, lengths, reset, ctx.reverse)
+        results = LayerBackward.apply(ctx.cell, *sequence, which, *outer, *saved)
         return (None,) * 6 + tuple(g if need else None for g, need in zip(results, needs, strict=True))
 
 
@@ -138,8 +137,8 @@ class LayerBackward(torch.autograd.Function):
         needs: tuple[bool, bool],
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        sequence = autograd.Sequence(cell, batch_sizes, lengths, reset, reverse)
-        return autograd.run_backward(sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
+        sequence = Sequence(batch_sizes, lengths, reset, reverse)
+        return autograd.run_backward(cell, sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -150,22 +149,17 @@ class LayerBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         batch_sizes, lengths, reset, *tensors = ctx.saved_tensors
-        sequence = autograd.Sequence(ctx.cell, batch_sizes, lengths, reset, ctx.reverse)
-        return (None,) * 6 + autograd.second_derivative(sequence, tensors, grads) + (None,) * 3
+        sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
+        second = autograd.second_derivative(ctx.cell, sequence, tensors, grads)
+        return (None,) * 6 + second + (None,) * 3
 
 
 def layer(
-    cell: str,
-    batch_sizes: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    reverse: bool,
-    keep: int,
-    tensors: Sequence[Tensor | None],
+    cell: str, sequence: Sequence, keep: int, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """As functional.fused_layer, inside torch.func's transforms."""
     if torch.is_grad_enabled():
-        y, h_n, c_n, c, _ = Layer.apply(cell, batch_sizes, lengths, reset, reverse, keep, *tensors)
+        y, h_n, c_n, c, _ = Layer.apply(cell, *sequence, keep, *tensors)
     else:
-        y, h_n, c_n, c, _ = ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, ops.KEEP_C)
+        y, h_n, c_n, c, _ = ops.forward(cell, *tensors, *sequence, ops.KEEP_C)
     return y, h_n, c_n, c

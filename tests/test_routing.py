@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
 import fastrnn
 from fastrnn import _build
+from fastrnn.sequence import Sequence
 
 T, B, I, H = 4, 3, 5, 6
 
@@ -159,8 +160,10 @@ def test_lengths_and_reset_by_the_reference(cell: str, device: str) -> None:
             state[1] if len(state) == 2 else None,
             mine._layer_weights(),
             directions=2,
-            lengths=torch.tensor([1, 4, 2], device=device),
-            reset=torch.rand(T, B, generator=torch.Generator().manual_seed(0)).to(device) < 0.5,
+            sequence=Sequence(
+                lengths=torch.tensor([1, 4, 2], device=device),
+                reset=torch.rand(T, B, generator=torch.Generator().manual_seed(0)).to(device) < 0.5,
+            ),
             layer=layer,
         )
         for layer in (functional.fused_layer, functional.reference_layer)

@@ -72,7 +72,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Tensor, "view_as", view)
     monkeypatch.setattr(Tensor, "record_stream", lambda t, s: Stream.log.append((s.name, "shares", "")))
-    monkeypatch.setattr(streams, "_beside", {})
+    monkeypatch.setattr(streams, "_side_streams", {})
     monkeypatch.setattr(streams, "usable", lambda x: True)
     monkeypatch.setattr(ops, "forward", run)
 
@@ -121,7 +121,7 @@ def test_streams_meet_again_after_an_error(noted: type[Stream]) -> None:
             raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        streams.side_by_side(torch.zeros(1), runs_once, [(True,), (False,)])
+        streams.run_concurrently(torch.zeros(1), runs_once, [(True,), (False,)])
     assert noted.log == [("side 1", "waits for", "main"), ("main", "waits for", "side 1")]
     assert noted.current.name == "main"
 

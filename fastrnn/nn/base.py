@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional, onnx, ops, routing
+from fastrnn import _torch, functional, ops, routing
 from fastrnn.nn.unsupported import Limits
+from fastrnn.sequence import ALL_STEPS, Sequence
 
 State = tuple[Tensor, Tensor | None]
 
@@ -28,10 +29,17 @@ class Call(NamedTuple):
     h0: Tensor | None  # [layers * directions, B, P]
     c0: Tensor | None  # [layers * directions, B, H]
     weights: list[functional.LayerWeights]
-    batch_sizes: Tensor | None
-    lengths: Tensor | None
-    reset: Tensor | None
+    sequence: Sequence
     unbatched: bool
+
+    @property
+    def steps(self) -> int:
+        sizes = self.sequence.batch_sizes
+        return self.x.shape[0] if sizes is None else len(sizes)
+
+    @property
+    def batch(self) -> int:
+        return _batch(self.x, self.sequence.batch_sizes)
 
 
 def pair(hx: Any) -> State | None:
@@ -80,21 +88,16 @@ class Recurrent(Limits, nn.RNNBase):
         reset: Tensor | None = None,
         states: bool = False,
     ) -> Any:
-        call = self._arrange(input, hx, lengths, reset)
+        call, path = self._plan(input, hx, lengths, reset, states)
         if call is None:
             return super().forward(input, hx)
-        path = routing.choose(call.x, self.cell)
-        if path.name == "torch":
-            if lengths is None and reset is None and not states:
-                return super().forward(input, hx)
-            path = routing.REFERENCE
-        x, h0, c0, weights, batch_sizes, lengths, reset, unbatched = call
+        x, h0, c0, weights, sequence, unbatched = call
         # Without autocast all are of one dtype, or they would not fit.
-        autocast = torch._C._is_any_autocast_enabled()
+        autocast = _torch.autocast_enabled()
         if autocast:
             x, h0, c0, weights = self._cast(self._computes_in(call), x, h0, c0, weights)
         if h0 is None:
-            h0, c0 = self._zeros(x, _batch(x, batch_sizes))
+            h0, c0 = self._zeros(x, _batch(x, sequence.batch_sizes))
         y, h_n, c_n, steps = functional.recurrent(
             self.cell,
             x,
@@ -103,9 +106,7 @@ class Recurrent(Limits, nn.RNNBase):
             weights,
             directions=self._directions,
             dropout=self.dropout if self.training else 0.0,
-            batch_sizes=batch_sizes,
-            lengths=lengths,
-            reset=reset,
+            sequence=sequence,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
             states=states,
             layer=self._layer_function(path),
@@ -115,10 +116,24 @@ class Recurrent(Limits, nn.RNNBase):
             result = routing.autocast_result(self.cell, x.device.type, given.dtype)
             if result is not None:
                 y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
-        output, state = self._hand_back(input, y, h_n, c_n, unbatched)
+        output, state = self._restore_layout(input, y, h_n, c_n, unbatched)
         if not states:
             return output, state
-        return output, state, [self._hand_back_steps(input, *step, unbatched) for step in steps]
+        return output, state, [self._restore_steps(input, *step, unbatched) for step in steps]
+
+    def _plan(
+        self, input: Any, hx: Any, lengths: Any, reset: Any, states: bool
+    ) -> tuple[Call | None, routing.Path]:
+        """The call in the kernels' layout and the path that serves it; no call if torch.nn serves it."""
+        call = self._arrange(input, hx, lengths, reset)
+        if call is None:
+            return None, routing.MISFIT
+        path = routing.choose(call.x, self.cell)
+        if path.name == "torch":
+            if lengths is None and reset is None and not states:
+                return None, path
+            path = routing.REFERENCE
+        return call, path
 
     def _computes_in(self, call: Call) -> torch.dtype:
         return routing.autocast_dtype(self.cell, call.x.device.type) or self._like(call.weights)[0]
@@ -203,9 +218,10 @@ class Recurrent(Limits, nn.RNNBase):
         weights = self._layer_weights()
         if x.shape[0] == 0 or not self._fits(x, h0, c0, weights, x.shape[1]):
             return None
+        sequence = ALL_STEPS
         if lengths is not None or reset is not None:
-            lengths, reset = self._check_masks(x, unbatched, lengths, reset)
-        return Call(x, h0, c0, weights, None, lengths, reset, unbatched)
+            sequence = self._check_masks(x, unbatched, lengths, reset)
+        return Call(x, h0, c0, weights, sequence, unbatched)
 
     def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call | None:
         x, batch_sizes, order, _ = input
@@ -224,7 +240,7 @@ class Recurrent(Limits, nn.RNNBase):
             else:
                 self.check_forward_args(x, self._join_state(h0, c0), batch_sizes)  # type: ignore[arg-type]
             _check_alike(x, h0, c0)
-        return Call(x, h0, c0, weights, batch_sizes, None, None, False)
+        return Call(x, h0, c0, weights, Sequence(batch_sizes), False)
 
     def _fits(
         self,
@@ -246,7 +262,7 @@ class Recurrent(Limits, nn.RNNBase):
             if state.shape != (count, batch, size) or state.device != device:
                 return False
             alike = alike and state.dtype == dtype
-        return alike or torch._C._is_any_autocast_enabled()
+        return alike or _torch.autocast_enabled()
 
     def _like(self, weights: list[functional.LayerWeights]) -> tuple[torch.dtype, torch.device]:
         """What input must be."""
@@ -258,7 +274,7 @@ class Recurrent(Limits, nn.RNNBase):
 
     def _check_masks(
         self, x: Tensor, unbatched: bool, lengths: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> Sequence:
         """lengths and reset checked, in the layout of x [T, B, I]."""
         steps, batch = x.shape[:2]
         if lengths is not None:
@@ -277,11 +293,13 @@ class Recurrent(Limits, nn.RNNBase):
         for name, mask in (("lengths", lengths), ("reset", reset)):
             if mask is not None and mask.device != x.device:
                 raise ValueError(f"{name} should be on {x.device} as the input is, got {mask.device}")
-        return lengths, reset
+        return Sequence(None, lengths, reset)
 
-    def _hand_back(self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool) -> Any:
+    def _restore_layout(
+        self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool
+    ) -> Any:
         """Results in the user's layout."""
-        output = self._hand_back_sequence(input, y, unbatched)
+        output = self._restore_sequence(input, y, unbatched)
         if isinstance(input, PackedSequence):
             return output, self.permute_hidden(self._join_state(h_n, c_n), input.unsorted_indices)
         if unbatched:
@@ -289,17 +307,17 @@ class Recurrent(Limits, nn.RNNBase):
             c_n = None if c_n is None else c_n.squeeze(1)
         return output, self._join_state(h_n, c_n)
 
-    def _hand_back_steps(self, input: Any, h: Tensor, c: Tensor | None, unbatched: bool) -> Any:
+    def _restore_steps(self, input: Any, h: Tensor, c: Tensor | None, unbatched: bool) -> Any:
         """The state after every step of one layer, laid out as the output is."""
         if c is not None:
-            if onnx.exporting():
+            if _torch.exporting_to_onnx():
                 raise RuntimeError(
                     "ONNX's LSTM has no c of every step: export the model without states=True"
                 )
-            c = self._hand_back_sequence(input, c, unbatched)
-        return self._join_state(self._hand_back_sequence(input, h, unbatched), c)
+            c = self._restore_sequence(input, c, unbatched)
+        return self._join_state(self._restore_sequence(input, h, unbatched), c)
 
-    def _hand_back_sequence(self, input: Any, y: Tensor, unbatched: bool) -> Any:
+    def _restore_sequence(self, input: Any, y: Tensor, unbatched: bool) -> Any:
         if isinstance(input, PackedSequence):
             return PackedSequence(y, *input[1:])
         if unbatched:
@@ -329,6 +347,9 @@ class Recurrent(Limits, nn.RNNBase):
         super().__setstate__(d)
         self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
         self._flat_weight_refs = []
+
+
+_torch.let_dynamo_trace(Recurrent)
 
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastrnn import functional, routing
+from fastrnn import _torch, functional, routing
 from fastrnn.nn.base import State, pair
 from fastrnn.nn.unsupported import Limits
 
@@ -29,37 +30,62 @@ class RecurrentCell(Limits, nn.RNNCellBase):
         raise NotImplementedError
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
+        state, path = self._plan(input, hx)
+        if state is None:
+            return self._by_torch(input, hx)
+        try:
+            return self._step(self._layer_function(path), input, state)
+        except ValueError:  # what the kernels raise for arguments that do not fit, and for nothing else
+            return self._by_torch(input, hx)
+
+    def _plan(self, input: Any, hx: Any, check: bool = False) -> tuple[State | None, routing.Path]:
+        """The state and the path that serves the call; no state if torch.nn serves it.
+
+        Sizes, dtypes and devices are compared here only where nobody else does, or with ``check``: the
+        kernels compare them too, and a call without mistakes is not slowed down by doing it twice.
+        """
         path = self._path(input)
         if path.name == "torch":
-            return super().forward(input, hx)
+            return None, path
         state = self._zeros(input) if hx is None else self._split_state(hx)
-        if state is None:
-            return super().forward(input, hx)
-        if path.name == "fused" and not torch.compiler.is_compiling():
-            # The kernels check what they are given. What they refuse is torch.nn's to refuse in its own
-            # words, and a call without a mistake is not kept waiting for checks in Python.
-            try:
-                return self._step(functional.fused_layer, input, state)
-            except ValueError:
-                return super().forward(input, hx)
-        if not self._fits(input, state):
-            return super().forward(input, hx)
-        return self._step(functional.LAYERS[path.name], input, state)
+        unchecked = path.name != "fused" or torch.compiler.is_compiling()
+        if state is None or ((check or unchecked) and not self._fits(input, state)):
+            return None, routing.MISFIT
+        return state, path
 
-    def _path(self, input: Tensor) -> routing.Path:
+    def _path(self, input: Any) -> routing.Path:
         if not isinstance(input, Tensor) or input.dim() not in (1, 2):
             return routing.MISFIT
-        if torch._C._is_any_autocast_enabled():
+        if _torch.autocast_enabled():
             return routing.AUTOCAST
         return routing.choose(input)
 
-    def _step(self, run: functional.LayerFunction, input: Tensor, state: State) -> Any:
+    def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
+        return functional.LAYERS[path.name]
+
+    def _by_torch(self, input: Any, hx: Any) -> Any:
+        """torch.nn's forward, or its error."""
+        if isinstance(input, Tensor):
+            for state in self._given_states(hx):
+                # torch.nn broadcasts such a state or reads beyond its memory.
+                if isinstance(state, Tensor) and {state.dim(), input.dim()} == {1, 2}:
+                    raise RuntimeError(
+                        f"got a {state.dim()}-D hx for {input.dim()}-D input, expected {input.dim()}-D; "
+                        f"pass input [batch, {self.input_size}] with hx [batch, {self.hidden_size}], or "
+                        f"input [{self.input_size}] with hx [{self.hidden_size}]"
+                    )
+        return super().forward(input, hx)
+
+    def _given_states(self, hx: Any) -> Iterable[Any]:
+        return (hx,)
+
+    def _step(self, layer: functional.LayerFunction, input: Tensor, state: State) -> Any:
         h0, c0 = state
         if input.dim() == 2:
-            _, h, c, _ = run(self.cell, input, h0, c0, self._weights())
+            _, h, c, _ = layer(self.cell, input, h0, c0, self._weights())
             return self._join_state(h, c)
         c0 = None if c0 is None else c0.unsqueeze(0)
-        _, h, c, _ = run(self.cell, input.unsqueeze(0), h0.unsqueeze(0), c0, self._weights())
+        _, h, c, _ = layer(self.cell, input.unsqueeze(0), h0.unsqueeze(0), c0, self._weights())
         return self._join_state(h.squeeze(0), None if c0 is None or c is None else c.squeeze(0))
 
     def _weights(self) -> functional.LayerWeights:
@@ -70,10 +96,8 @@ class RecurrentCell(Limits, nn.RNNCellBase):
         except KeyError:  # replaced: by a parametrization, by pruning
             return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None
 
-    def _fits(self, input: Tensor, state: State | None) -> bool:
+    def _fits(self, input: Tensor, state: State) -> bool:
         """Sizes, dtypes and devices are as the kernels expect them."""
-        if state is None:
-            return False
         dtype, device = self._like()
         if input.shape[-1] != self.input_size or input.dtype != dtype or input.device != device:
             return False
@@ -113,6 +137,10 @@ class LSTMCell(RecurrentCell, nn.LSTMCell):
     def _split_state(self, hx: Any) -> State | None:
         return pair(hx)
 
+    def _given_states(self, hx: Any) -> Iterable[Any]:
+        # torch.nn takes a stack of two states for a pair.
+        return hx if isinstance(hx, (tuple, list)) or (isinstance(hx, Tensor) and hx.dim() > 0) else ()
+
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
         return h, c
 
@@ -132,6 +160,6 @@ class RNNCell(RecurrentCell, nn.RNNCell):
     def cell(self) -> str:
         return "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu"
 
-    def _path(self, input: Tensor) -> routing.Path:
+    def _path(self, input: Any) -> routing.Path:
         # An unknown nonlinearity is torch.nn's to refuse, at the first call.
         return super()._path(input) if self.nonlinearity in ("tanh", "relu") else routing.MISFIT

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrnn import reference
 from fastrnn.ops import CELLS
+from fastrnn.sequence import Sequence
 
 GATES = {cell: facts["gates"] for cell, facts in CELLS.items()}
 NAMES = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
@@ -18,12 +19,12 @@ NAMES = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 class Problem:
     cell: str
     tensors: tuple[Tensor | None, ...]  # x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr
-    sequence: tuple[Tensor | None, Tensor | None, Tensor | None, bool]
+    sequence: Sequence
     grads: tuple[Tensor | None, ...]  # of y, h_n, c_n and c
 
     def padded_with(self, value: float) -> Problem:
         """The same with x filled beyond the end of each sequence, of which there must be lengths."""
-        x, lengths = self.tensors[0], self.sequence[1]
+        x, lengths = self.tensors[0], self.sequence.lengths
         beyond = torch.arange(len(x)).unsqueeze(1) >= lengths
         filled = x.masked_fill(beyond.unsqueeze(-1), value)
         return replace(self, tensors=(filled, *self.tensors[1:]))
@@ -31,7 +32,7 @@ class Problem:
     def outputs(self) -> tuple[Tensor, ...]:
         """y, h_n, c_n, c and gradients of `tensors`, in float64 by the reference."""
         wide = tuple(None if t is None else t.double().requires_grad_() for t in self.tensors)
-        y, h_n, c_n, c = reference.layer(self.cell, *wide, *self.sequence)
+        y, h_n, c_n, c = reference.layer(self.cell, *wide, self.sequence)
         pairs = [
             (out, grad.double())
             for out, grad in zip((y, h_n, c_n, c), self.grads, strict=True)
@@ -97,7 +98,7 @@ def make(
         normal(B, H) if has_c else None,
         normal(*leading, H) if has_c else None,
     )
-    return Problem(cell, tensors, (batch_sizes, lengths, reset, reverse), grads)
+    return Problem(cell, tensors, Sequence(batch_sizes, lengths, reset, reverse), grads)
 
 
 def by_ops(ops: object, problem: Problem, keep: int = 2) -> tuple[Tensor, ...]:

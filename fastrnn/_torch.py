@@ -1,0 +1,112 @@
+"""The parts of torch without a stable interface that this package uses, all in one place.
+
+A release of torch that changes one of them is dealt with here. Nothing in here imports torch's compiler or
+ONNX exporter, which take seconds: hooks wait until somebody else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from fastrnn._imports import after_import
+
+# autocast_enabled(): autocast is on for some device.
+autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
+
+# with below_autograd(): operators run without autograd's dispatch, which costs 10 us a call.
+below_autograd: Callable[[], Any] = torch._C._AutoDispatchBelowAutograd
+
+# tracing(): torch.jit.trace is running.
+tracing: Callable[[], bool] = torch._C._is_tracing
+
+# innermost_transform(): the innermost active torch.func transform, or None.
+innermost_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+
+# with without_transforms(): no torch.func transform sees what is computed.
+without_transforms: Callable[[], Any] = torch._C._DisableFuncTorch
+
+
+# float32_matmul_precision(): torch.set_float32_matmul_precision's setting.
+float32_matmul_precision: Callable[[], str] = torch._C._get_float32_matmul_precision
+
+# fp32_precision(backend, op): as torch.backends.<backend>.<op>.fp32_precision.
+fp32_precision: Callable[[str, str], str] = torch._C._get_fp32_precision_getter
+
+# has_kernel(op, key): an operator has a kernel of its own under a dispatch key.
+has_kernel: Callable[[str, str], bool] = torch._C._dispatch_has_kernel_for_dispatch_key
+
+
+def assume_constant(function: Callable[[], int]) -> Callable[[], int]:
+    """torch.compiler.assume_constant_result, which would import Dynamo."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def forward_ad_active() -> bool:
+    """torch.autograd.forward_ad is in use."""
+    return forward_ad._current_level >= 0
+
+
+def first_order_transforms() -> bool:
+    """The active torch.func transforms are any number of vmap and at most one grad."""
+    kind = torch._C._functorch.TransformType
+    active = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    return all(k in (kind.Vmap, kind.Grad) for k in active) and active.count(kind.Grad) <= 1
+
+
+def let_dynamo_trace(cls: type[torch.nn.Module]) -> None:
+    """Lets torch.compile trace modules of a class derived from nn.LSTM, nn.GRU or nn.RNN.
+
+    Dynamo refuses every instance of these unless ``torch._dynamo.config.allow_rnn`` is set, since it cannot
+    trace torch's own kernels well. Setting the option for the whole program would change how torch's layers
+    compile, so it is set only while Dynamo looks at an instance of ``cls``.
+    """
+
+    def wrap(builder: ModuleType) -> None:
+        wrap_module = builder.VariableBuilder.wrap_module
+
+        def wrap_module_or_ours(self: Any, value: Any) -> Any:
+            if not isinstance(value, cls):
+                return wrap_module(self, value)
+            with torch._dynamo.config.patch(allow_rnn=True):
+                return wrap_module(self, value)
+
+        builder.VariableBuilder.wrap_module = wrap_module_or_ours
+
+    after_import("torch._dynamo.variables.builder", wrap)
+
+
+# The ONNX exporter's flags, once it is imported.
+_onnx_flags: ModuleType | None = None
+
+
+def exporting_to_onnx() -> bool:
+    """torch.onnx.export is running.
+
+    Dynamo takes torch.onnx.is_in_onnx_export() for False even then.
+    """
+    return _onnx_flags is not None and _onnx_flags._is_onnx_exporting
+
+
+def _keep_onnx_flags(flags: ModuleType) -> None:
+    global _onnx_flags
+    _onnx_flags = flags
+
+
+after_import("torch.onnx._internal.exporter._flags", _keep_onnx_flags)
+
+
+def add_onnx_translation(op: Any, make: Callable[[], Callable[..., Any]]) -> None:
+    """Adds make() to the ONNX exporter's translations of operators when it loads them."""
+
+    def register(torchlib: ModuleType) -> None:
+        from torch.onnx._internal.exporter._torchlib._torchlib_registry import onnx_impl
+
+        onnx_impl(op, trace_only=True)(make())
+
+    after_import("torch.onnx._internal.exporter._torchlib.ops", register)
