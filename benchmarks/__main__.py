@@ -1,4 +1,4 @@
-"""python -m benchmarks: measures fastrnn beside torch.nn and writes a report."""
+"""python -m benchmarks: measure fastrnn against torch.nn and write a report."""
 
 from __future__ import annotations
 
@@ -11,36 +11,42 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import arguments, layers, machine, peaks, peers, quiet, readme, report, results, shapes
+from benchmarks import arguments, layers, machine, peaks, peers, publish, quiet, report, results, shapes
 from benchmarks.results import Result, Row
 from benchmarks.shapes import Case
 from benchmarks.timing import interleave
 
-README = Path(__file__).parent.parent / "README.md"
-
-# Libraries with threads of their own let them spin for a while after a call.
+# The threads of other libraries spin for a while after a call.
 _PEERS_SETTLE_S = 5e-3
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="float32 and single steps only: a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="float32 and single steps only; takes a minute"
+    )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="only cases whose id has it (wildcards; may be repeated), as in --only 'grid/lstm/*/H256-B8'",
+        help="only cases with this in their id (wildcards; may be repeated): --only 'grid/lstm/*/H256-B8'",
     )
     parser.add_argument("--list", action="store_true", help="print the ids of the cases and stop")
-    parser.add_argument("--threads", type=arguments.positive_int, help="default: torch's own choice")
     parser.add_argument(
-        "--seconds", type=arguments.seconds, help="for each case, at least (default 1, quick 0.25)"
+        "--threads", type=arguments.positive_int, help="threads of torch (default: torch's own choice)"
     )
-    parser.add_argument("--busy", action="store_true", help="measure on a busy machine, and say so")
+    parser.add_argument(
+        "--seconds", type=arguments.seconds, help="at least this long for each case (default 1, quick 0.25)"
+    )
+    parser.add_argument(
+        "--busy", action="store_true", help="measure on a busy machine, with a warning in the report"
+    )
     parser.add_argument("--out", type=arguments.folder, default=results.FOLDER, help="folder to write to")
     parser.add_argument(
-        "--readme", action="store_true", help="only put the newest complete result into README.md"
+        "--publish",
+        action="store_true",
+        help="measure nothing: write the newest complete result into README.md and docs/performance.md",
     )
     return parser.parse_args(argv)
 
@@ -64,16 +70,16 @@ def run(cases: list[Case], args: argparse.Namespace, before: quiet.Look) -> Resu
     rows: list[Row] = []
     notes = []
     if args.quick:
-        notes.append("A quick look, with few rounds: not a result.")
+        notes.append("A quick look with few rounds, not a result.")
     if any(case.suite == "peers" for case in cases) and "ONNX Runtime" not in peers.available():
-        notes.append("ONNX Runtime is not measured: onnxruntime and onnx are not installed.")
+        notes.append("ONNX Runtime was not measured: install onnxruntime and onnx.")
     if args.only:
-        notes.append(f"A part of the cases: {', '.join(args.only)}.")
+        notes.append(f"Only a part of the cases: {', '.join(args.only)}.")
     try:
         with tqdm(cases, unit="case", disable=None) as progress:
             for case in progress:
                 progress.set_postfix_str(case.id)
-                # Single steps are settled soon; sums of many seconds are spent on large shapes.
+                # Single steps settle quickly: leave the time to large shapes.
                 share = 0.4 if case.T == 1 else 1.0
                 rows.append(measure(case, seconds * share, rounds=2 if args.quick else 5))
     except KeyboardInterrupt:
@@ -92,10 +98,10 @@ def run(cases: list[Case], args: argparse.Namespace, before: quiet.Look) -> Resu
 
 
 def write(result: Result, folder: Path, kind: str) -> Path:
-    """JSON, Markdown and plots, named by date and machine; returns the Markdown file."""
+    """Writes JSON, Markdown and plots, named by date and machine; returns the Markdown file."""
     stem = folder / f"{result.date[:10]}-{machine.slug(result.machine)}{kind}"
     results.save(result, stem.with_name(f"{stem.name}.json"))
-    from benchmarks import plots  # matplotlib takes its time, and its first call writes to the console
+    from benchmarks import plots  # matplotlib imports slowly and prints at its first call
 
     text = report.markdown(result, plots.draw(result, stem))
     path = stem.with_name(f"{stem.name}.md")
@@ -105,9 +111,9 @@ def write(result: Result, folder: Path, kind: str) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if args.readme:
+    if args.publish:
         try:
-            print(f"{README}: written from {readme.rewrite(README, args.out)}")
+            print(f"published {publish.publish(publish.PAGES, args.out)}")
         except (FileNotFoundError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1
@@ -117,14 +123,14 @@ def main(argv: list[str] | None = None) -> int:
     cases = shapes.select(shapes.quick() if args.quick else shapes.every(), args.only)
     if args.list or not cases:
         print(
-            "\n".join(case.id for case in cases) or f"no case has any of {args.only} in its id: see --list"
+            "\n".join(case.id for case in cases) or f"no case id matches {args.only}; --list shows all ids"
         )
         return 0 if cases else 1
     before = quiet.look()
     if before.busy:
-        print(f"THE MACHINE IS TOO BUSY to measure on: {before}.", file=sys.stderr)
+        print(f"THE MACHINE IS TOO BUSY to measure: {before}.", file=sys.stderr)
         if not args.busy:
-            print("Wait until it is quiet, or measure all the same with --busy.", file=sys.stderr)
+            print("Wait until it is idle, or pass --busy to measure anyway.", file=sys.stderr)
             return 2
     result = run(cases, args, before)
     if not result.rows:

@@ -15,7 +15,7 @@ pytest.importorskip("tqdm", reason="benchmarks need tqdm")
 sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as command
-from benchmarks import layers, machine, peaks, peers, quiet, readme, report, results, shapes, timing
+from benchmarks import layers, machine, peaks, peers, publish, quiet, report, results, shapes, timing
 from benchmarks.peaks import Peaks
 from benchmarks.results import Result, Row
 from benchmarks.shapes import Case
@@ -118,7 +118,7 @@ def test_look_sees_a_neighbor(monkeypatch):
 
 def test_an_unknown_pattern_is_said(capsys):
     assert command.main(["--only", "nothing/like/it"]) == 1
-    assert "no case has any of ['nothing/like/it']" in capsys.readouterr().out
+    assert "no case id matches ['nothing/like/it']" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -189,33 +189,52 @@ def test_peers_do_the_same(cell, monkeypatch):
     torch.testing.assert_close(torch.from_numpy(y[:, 0]), expected, atol=1e-5, rtol=0)
 
 
-def test_readme_takes_the_newest_complete_result(tmp_path):
-    rows = [row(case, 2.0) for case in shapes.grid()]
+def test_publish_takes_the_newest_complete_result(tmp_path):
+    rows = [row(case, 2.0) for case in shapes.every()]
     folder = tmp_path / "results"
     results.save(result(rows), folder / "old.json")
-    newer = result([row(case, 3.0) for case in shapes.grid()])
+    newer = result([row(case, 3.0) for case in shapes.every()])
     results.save(newer, folder / "other.json")
     later = json.loads((folder / "other.json").read_text()) | {"date": "2026-01-03 00:00 UTC"}
     (folder / "new.json").write_text(json.dumps(later))
     (folder / "part.json").write_text(json.dumps(later | {"date": "2026-01-04", "complete": False}))
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nstale\n{readme.END}\nafter\n")
-    assert readme.rewrite(page, folder).name == "new.json"
+    page = tmp_path / "page.md"
+    blocks = [f"<!-- bench:{name} -->\nstale\n<!-- bench:end -->\n" for name in ("gains", "speed", "full")]
+    page.write_text("before\n" + "between\n".join(blocks) + "after\n")
+    assert publish.publish((page,), folder).name == "new.json"
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+    assert text.count("between\n") == 2
     assert "stale" not in text
-    assert "results/new-ratio.png" in text
-    assert "3.00" in text
-    assert readme.rewrite(page, folder).name == "new.json"
+    assert "3.00x (3.00 to 3.00)" in text
+    assert "(results/new-ratio.png)" in text
+    assert publish.publish((page,), folder).name == "new.json"
     assert page.read_text() == text  # again changes nothing
 
     page.write_text("no marks")
-    with pytest.raises(ValueError, match="must have one"):
-        readme.rewrite(page, folder)
-    page.write_text(readme.BEGIN + readme.END)
+    with pytest.raises(ValueError, match="has no block to write"):
+        publish.publish((page,), folder)
+    page.write_text("<!-- bench:fuel -->\n<!-- bench:end -->")
+    with pytest.raises(ValueError, match="bench:fuel, expected one of gains, speed, full"):
+        publish.publish((page,), folder)
     with pytest.raises(FileNotFoundError, match="no complete result"):
-        readme.rewrite(page, tmp_path)
+        publish.publish((page,), tmp_path)
+
+
+def test_pages_show_the_newest_result(tmp_path):
+    for page in publish.PAGES:
+        copy = tmp_path / page.relative_to(publish.ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(page.read_text())
+    folder = tmp_path / "benchmarks/results"
+    folder.mkdir(parents=True)
+    newest = results.newest(results.FOLDER)
+    (folder / newest.name).write_text(newest.read_text())
+    pages = tuple(tmp_path / page.relative_to(publish.ROOT) for page in publish.PAGES)
+    publish.publish(pages, folder)
+    for page, shown in zip(pages, publish.PAGES, strict=True):
+        assert page.read_text() == shown.read_text(), f"run python -m benchmarks --publish for {shown.name}"
 
 
 def test_saved_results_come_back(tmp_path):

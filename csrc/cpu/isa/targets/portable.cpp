@@ -1,7 +1,13 @@
-// Any processor: vectors of 16 bytes, which every 64-bit instruction set has.
-#define FASTRNN_TARGET portable
-#define FASTRNN_VECTOR_BYTES 16
-#define FASTRNN_TILE_ROWS_3 4
-#define FASTRNN_TILE_ROWS_4 3
+// Any machine: vectors of 16 bytes, which every 64-bit instruction set has.
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
 
-#include "cpu/isa/target.inl.h"
+#define FASTRNN_TARGET portable
+#define FASTRNN_TARGET_NAME "portable"
+#define FASTRNN_VECTOR_BYTES 16
+#define FASTRNN_ROWS_3 4
+#define FASTRNN_ROWS_4 3
+
+#include "cpu/isa/table.h"
