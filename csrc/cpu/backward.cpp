@@ -38,7 +38,7 @@ class Backward {
         P_(args.weights.P),
         recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1),
         projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1) {
-    const double work = 2.0 * cell_.gates * H_ * P_;
+    const double work = 2.0 * cell_.gates * H_ * P_ * sizeof(Operand) / sizeof(float);
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * q_.B, work * q_.rows);
     for (int i = 0; i < partition_.slices(); ++i) {

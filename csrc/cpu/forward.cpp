@@ -38,7 +38,7 @@ class Forward {
         input_(kernels, args.weights.w_ih, I_, cell_.gates, H_),
         recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_),
         projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0) {
-    const double work = 2.0 * cell_.gates * H_;
+    const double work = 2.0 * cell_.gates * H_ * sizeof(Operand) / sizeof(float);
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
     x_stride_ = reads_x() ? a_.x_row : operand_stride<Operand>(I_);

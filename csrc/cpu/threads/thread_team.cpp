@@ -59,19 +59,24 @@ void ThreadTeam::begin_phase(int id, int64_t items) {
   threads_[id].expected += items;
 }
 
-// The next item of owner's part, or -1 if all are taken. The owner need not have come to this phase yet: a
-// counter of an earlier one stands for nothing claimed.
-int64_t ThreadTeam::claim(int id, int owner, int64_t items) {
+// The next items of owner's part, none if all are taken: three quarters of those left, since a claim holds
+// up the processor for as long as a small item takes, and the rest for others, should this thread be late.
+// The owner need not have come to this phase yet: a counter of an earlier one stands for nothing claimed.
+Range ThreadTeam::claim(int id, int owner, int64_t items) {
   const Range part = part_of(items, owner, size_);
   const uint64_t phase = threads_[id].phase;
   std::atomic<uint64_t>& next = threads_[owner].next;
   uint64_t seen = next.load(std::memory_order_relaxed);
   for (;;) {
-    if (seen >> 32 > phase) return -1;
+    if (seen >> 32 > phase) return {0, 0};
     const int64_t claimed = seen >> 32 == phase ? static_cast<int64_t>(seen & 0xffffffffu) : 0;
-    if (claimed >= part.size()) return -1;
-    const uint64_t taken = phase << 32 | static_cast<uint64_t>(claimed + 1);
-    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) return part.begin + claimed;
+    const int64_t left = part.size() - claimed;
+    if (left <= 0) return {0, 0};
+    const int64_t end = claimed + (3 * left + 3) / 4;
+    const uint64_t taken = phase << 32 | static_cast<uint64_t>(end);
+    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) {
+      return {part.begin + claimed, part.begin + end};
+    }
   }
 }
 

@@ -19,7 +19,7 @@ int available_threads();
 // Work is done in phases, each of some items; a thread does its own part of a phase's items, so that it
 // finds its data in its own cache, then waits a little for the others, and then takes what they have not
 // begun. A phase ends when all its items are done, whoever did them: a thread that lost its core delays the
-// others by the one item in its hands, not by all that it was meant to do, and finds the phases it missed
+// others by the items in its hands, not by all that it was meant to do, and finds the phases it missed
 // already done.
 //
 // Where cores are far apart a cache line takes some 0.3 us from one to the other, and a phase of a small
@@ -60,12 +60,15 @@ class ThreadTeam {
   template <class Body>
   void do_part(int id, int owner, int64_t items, Body& body) {
     int64_t done = 0;
-    for (int64_t i = claim(id, owner, items); i >= 0; i = claim(id, owner, items), ++done) body(i);
+    for (Range own = claim(id, owner, items); own.size() > 0; own = claim(id, owner, items)) {
+      for (int64_t i : each(own)) body(i);
+      done += own.size();
+    }
     count(id, done);
   }
 
   void begin_phase(int id, int64_t items);
-  int64_t claim(int id, int owner, int64_t items);
+  Range claim(int id, int owner, int64_t items);
   void count(int id, int64_t items);
   bool is_done(int id) const;
   bool wait(int id, int looks);
