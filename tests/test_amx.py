@@ -28,17 +28,24 @@ SOURCE = """
 
 #define FASTRNN_TARGET tested
 #define FASTRNN_VECTOR_BYTES 64
+#define FASTRNN_HAS_AVX512
 #define FASTRNN_HAS_BF16_DOT
 #define FASTRNN_HAS_AMX
 #define FASTRNN_EMULATED_AMX
 #include "cpu/kernels.h"
-#include "cpu/isa/lanes.h"
+
+namespace fastrnn {
+#include "cpu/isa/lanes.inl.h"
+}
 
 namespace fastrnn::tested {
-#include "cpu/isa/vector.h"
-#include "cpu/isa/matmul.h"
-#include "cpu/isa/rows.h"
-#include "cpu/isa/amx.h"
+#include "cpu/isa/vector.inl.h"
+#include "cpu/isa/intrinsics.inl.h"
+#include "cpu/isa/load_store.inl.h"
+#include "cpu/isa/matmul.inl.h"
+#include "cpu/isa/convert.inl.h"
+#include "cpu/isa/pack.inl.h"
+#include "cpu/isa/amx.inl.h"
 
 // acc [rows, vectors * 16] (+)= x [rows, x_row] times a panel of w: of its rows, gate by gate, where
 // gates > 0, else of its first columns. x has zeros up to x_row.

@@ -32,9 +32,14 @@ SOURCE = """
 #include <immintrin.h>
 #endif
 #define FASTRNN_VECTOR_BYTES VECTOR_BYTES
-#include "cpu/isa/lanes.h"
+#if VECTOR_BYTES == 64
+#define FASTRNN_HAS_AVX512
+#endif
+#include "cells/math.h"
 
 namespace fastrnn {
+#include "cpu/isa/lanes.inl.h"
+
 template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(VECTOR_BYTES)));

@@ -1,7 +1,7 @@
 // exp, sigmoid and tanh for one value or a SIMD vector of values, branch-free.
 //
 // A type V is described by Lanes<V>: its scalar, the integer of the same width, and at_least and at_most,
-// which let a NaN through. The host's SIMD types specialize it in csrc/cpu/isa/lanes.h; float and double
+// which let a NaN through. The host's SIMD types specialize it in cpu/isa/lanes.inl.h; float and double
 // are below.
 //
 // Largest errors, asserted over the whole range by tests/test_math.py, in units in the last place:

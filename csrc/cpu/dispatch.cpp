@@ -10,33 +10,29 @@
 
 namespace fastrnn {
 
-namespace portable {
-extern const Target target;
-}
+// The targets in the order of preference, worst first, each with whether this processor runs it.
 #if defined(__x86_64__)
-namespace avx2 {
-extern const Target target;
-}
-namespace avx512 {
-extern const Target target;
-}
-namespace avx512_bf16 {
-extern const Target target;
-}
-namespace avx512_amx {
-extern const Target target;
-}
+#define FASTRNN_TARGETS(X)          \
+  X(portable, true)                 \
+  X(avx2, has_avx2())               \
+  X(avx512, has_avx512())           \
+  X(avx512_bf16, has_avx512_bf16()) \
+  X(avx512_amx, has_avx512_bf16() && has_amx())
+#else
+#define FASTRNN_TARGETS(X) X(portable, true)
 #endif
+
+#define FASTRNN_DECLARE(name, usable) \
+  namespace name {                    \
+  extern const Target target;         \
+  }
+FASTRNN_TARGETS(FASTRNN_DECLARE)
+#undef FASTRNN_DECLARE
 
 namespace {
 
-struct Candidate {
-  const Target* target;
-  bool usable;
-};
-
 #if defined(__x86_64__)
-// Tiles are large registers, which a process has to ask the system for.
+// A process must ask the system for the matrix tiles' registers.
 bool amx_granted() {
 #if defined(FASTRNN_EMULATED_AMX)
   return true;
@@ -49,10 +45,10 @@ bool amx_granted() {
 #endif
 }
 
-// Whether a table's products are right, of whole numbers up to `largest` whose sums are exact in any order.
-// Tiles were tested by emulation alone, so that a processor is not believed before it has shown it.
+// Tests a table's products with whole numbers up to `largest`, such that sums are exact in any order.
+// Matrix tiles are used only after passing this self-test: they were developed by emulation alone.
 template <class Kernels>
-bool multiplies_right(const Kernels& kernels, int largest) {
+bool products_are_right(const Kernels& kernels, int largest) {
   using Operand = typename Kernels::Operand;
   constexpr int64_t terms = 70, most_rows = max_tile_rows, columns = 64;
   const int64_t padded = (terms + kernels.k_step - 1) / kernels.k_step * kernels.k_step;
@@ -81,29 +77,31 @@ bool multiplies_right(const Kernels& kernels, int largest) {
   return true;
 }
 
-bool tiles_usable() {
-  return amx_granted() && multiplies_right(*avx512_amx::target.f32_bf16_dot, 100) &&
-         multiplies_right(*avx512_amx::target.f32_split, 450);
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_amx() {
+  return amx_granted() && products_are_right(*avx512_amx::target.f32_bf16_dot, 100) &&
+         products_are_right(*avx512_amx::target.f32_split, 450);
 }
 #endif
 
+struct Candidate {
+  const Target* target;
+  bool usable;
+};
+
 const std::vector<Candidate>& candidates() {
-  static const std::vector<Candidate> all = [] {
-    std::vector<Candidate> list = {{&portable::target, true}};
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    list.push_back({&avx2::target, avx2});
-    list.push_back({&avx512::target, avx512});
-    const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-    list.push_back({&avx512_bf16::target, bf16});
-    list.push_back({&avx512_amx::target, bf16 && tiles_usable()});
-#endif
-    return list;
-  }();
+  static const std::vector<Candidate> all = {
+#define FASTRNN_CANDIDATE(name, usable) {&name::target, usable},
+      FASTRNN_TARGETS(FASTRNN_CANDIDATE)
+#undef FASTRNN_CANDIDATE
+  };
   return all;
 }
 
@@ -115,16 +113,12 @@ std::string join(const std::vector<std::string>& names) {
 
 const Target& choose() {
   const char* wanted = std::getenv("FASTRNN_CPU_CAPABILITY");
-  const Target* best = nullptr;
-  const bool named = wanted != nullptr && *wanted != '\0';
-  for (const Candidate& c : candidates()) {
-    if (c.usable && (!named || wanted == std::string(c.target->name))) best = c.target;
+  if (wanted == nullptr || *wanted == '\0') return usable_target(usable_targets().back());
+  try {
+    return usable_target(wanted);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error("FASTRNN_CPU_CAPABILITY=" + std::string(error.what()));
   }
-  if (best == nullptr) {
-    throw std::runtime_error("FASTRNN_CPU_CAPABILITY=" + std::string(wanted) +
-                             " cannot be run here; this processor runs: " + join(usable_targets()));
-  }
-  return *best;
 }
 
 }  // namespace
@@ -132,6 +126,13 @@ const Target& choose() {
 const Target& target() {
   static const Target& chosen = choose();
   return chosen;
+}
+
+const Target& usable_target(const std::string& name) {
+  for (const Candidate& c : candidates()) {
+    if (c.usable && c.target->name == name) return *c.target;
+  }
+  throw std::runtime_error(name + " cannot be run here; this processor runs: " + join(usable_targets()));
 }
 
 std::vector<std::string> compiled_targets() {

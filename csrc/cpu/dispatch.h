@@ -8,11 +8,14 @@
 
 namespace fastrnn {
 
-// The best target this processor has, or the one that the environment variable FASTRNN_CPU_CAPABILITY
-// names. Decided at the first call. Throws std::runtime_error for a name unknown or not to be run here.
+// The best target that this processor runs, or the one that the environment variable FASTRNN_CPU_CAPABILITY
+// names. Decided at the first call. Throws as usable_target does.
 const Target& target();
 
-// Names of the targets compiled in, worst first, and of those that this processor can run.
+// The target of this name. Throws std::runtime_error if there is none or this processor can't run it.
+const Target& usable_target(const std::string& name);
+
+// Names of the targets compiled in, worst first, and of those that this processor runs.
 std::vector<std::string> compiled_targets();
 std::vector<std::string> usable_targets();
 

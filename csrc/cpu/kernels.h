@@ -1,13 +1,12 @@
-// The leaf kernels: everything that is compiled once for each instruction set, and nothing else.
+// The kernels: what is compiled once for each instruction set (isa/), as tables of function pointers.
 //
-// Four types: Storage is the tensors' own; Operand is what products read (Storage converted where
-// the instruction set cannot multiply it); Compute is what they are summed and cells computed in; Panel is
-// how packed weights are stored, int8 with a scale for each column behind the last row.
+// Four types. Storage: of the tensors. Operand: what products read, Storage or what it is converted to if
+// the instruction set cannot multiply it. Compute: of sums, states and the cells' equations. Panel: of
+// packed weights; int8 has a scale for each column after the last row.
 //
-// Units are computed in blocks, whose size a kernel table states. A product gives an `acc` tile
-// [rows][vectors * lanes]: for the forward pass [rows][gates][block] with block * gates columns, for a
-// backward pass or projection [rows][block]. Panels hold the columns of one tile side by side:
-// [k][columns], so that a tile reads one stream.
+// A block is the units that one tile computes. A product writes a tile acc [rows][vectors * lanes]: in the
+// forward pass [rows][gates][block], in a backward pass or projection [rows][block]. A panel holds a tile's
+// columns side by side, [k][columns], so that a tile reads one stream.
 #pragma once
 
 #include <type_traits>
@@ -18,29 +17,29 @@ namespace fastrnn {
 
 constexpr int max_tile_rows = 16;
 constexpr int max_tile_vectors = 4;
-constexpr int max_vector_tile_rows = 8;  // where a tile's sums are vectors
+constexpr int max_vector_tile_rows = 8;  // of tiles whose sums are vectors
 
-// The cell's forward equations for some rows and the units of a block. Pointers are at the first row
-// and the first unit; *_row are strides from row to row. H is the stride from gate to gate or slot to
-// slot of a row.
+// The cell's forward equations for some rows and the units of a block. Pointers are at the first row and
+// the first unit; *_row are strides from row to row, H the stride from gate to gate or slot to slot of a
+// row.
 template <class Storage, class Operand, class Compute>
 struct CellForward {
   int rows;
-  int64_t units;       // of the block that exist, at most block
-  int64_t block, H;    // strides between gates, of acc and of the others
+  int64_t units;       // at most block
+  int64_t block, H;    // stride from gate to gate: of acc, and of the others
   const Compute* acc;  // recurrent part [rows][gates][block]
   int64_t acc_row;
   const Compute* pre;  // input's part [rows][gates * H]
   int64_t pre_row;
-  const Compute* b_hh;    // [gates * H], added where the recurrent part has a slot of its own
-  const Compute* h_prev;  // state that the cell reads and the one it writes, which may be the same
+  const Compute* b_hh;    // [gates * H], added to recurrent parts that have a slot of their own
+  const Compute* h_prev;  // the state before this step, and after it; may be the same memory
   Compute* h;
   int64_t h_row;
-  Operand* operand;  // the new h as the next product reads it, or null where that is h itself
+  Operand* operand;  // the new h as the next product reads it; unused if that is h itself
   int64_t operand_row;
   Compute* c;  // updated in place
   int64_t c_row;
-  Storage* y;  // null where a projection follows
+  Storage* y;  // or null, if a projection follows
   int64_t y_row;
   Storage* c_out;  // or null
   int64_t c_out_row;
@@ -53,9 +52,9 @@ template <class Storage, class Operand, class Compute>
 struct CellBackward {
   int rows;
   int64_t units, H;
-  const Compute* acc;  // product's part of dh [rows][block], or null for none
+  const Compute* acc;  // the product's part of dh [rows][block], or null
   int64_t acc_row;
-  Compute* carry_h;  // in: the rest of dh; out: the part of dh_prev that needs no product
+  Compute* carry_h;  // in: the rest of dh; out: the part of dh_prev that is no product
   int64_t carry_h_row;
   Compute* carry_c;  // in: dc of later steps; out: dc_prev
   int64_t carry_c_row;
@@ -87,38 +86,38 @@ struct Kernels {
 
   int lanes;           // Compute numbers in a vector
   int k_step;          // k of a product, of packed panels and of operand rows is a multiple of this
-  int rows_3, rows_4;  // most rows of a tile of three vectors, and of others
+  int rows_3, rows_4;  // most rows of a tile 3 vectors wide, and of others
 
   int tile_rows(int vectors) const { return vectors == 3 ? rows_3 : rows_4; }
-  // Of a tile for products with so many columns: no more than they fill, where there is a choice.
+  // Width of a tile for a product with so many columns: no more than they fill, if there is a choice.
   int vectors_for(int64_t columns) const {
     if (multiply[1][1] == nullptr || columns > 2 * lanes) return 4;
     return columns > lanes ? 2 : 1;
   }
 
-  // acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows, at a constant distance, and
-  // 3 or 4 vectors of n; or 1 or 2, but for AMX's tiles and panels stored narrower. panel_row: stride from
-  // k to k + k_step.
+  // multiply[vectors][rows]: acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows m at
+  // a constant distance, and vectors * lanes columns n. 3 or 4 vectors; without matrix tiles, and if Panel
+  // is Operand, also 1 or 2. panel_row: stride from k to k + k_step.
   using Multiply = void (*)(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row,
                             Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
 
-  // The same from weights as they lie: column g * block + u of acc is the product with row g * H + u
-  // of w, for u < units. No panel, so no packing; for few rows.
+  // The same from unpacked weights, for few rows: column g * block + u of acc is the product with row
+  // g * H + u of w, for u < units. Any number of rows; columns beyond the units are undefined.
   void (*multiply_rows)(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
                         int gates, int64_t H, int64_t units, int64_t block, Compute* acc);
 
-  // Panel of one block of a product with w transposed: column g * block + u from row g * H + u of w.
+  // Packs the panel of a block for a product with w transposed: column g * block + u is row g * H + u of w.
   void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
                           int64_t block, Panel* panel);
-  // Panel of one block of a product with w as it is: column u from column u of w.
+  // Packs the panel of a block for a product with w: column u is column u of w. If Panel is Operand.
   void (*pack)(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel);
 
   void (*to_compute)(int64_t n, const Storage* from, Compute* to);
   void (*to_storage)(int64_t n, const Compute* from, Storage* to);
   void (*to_operand)(int64_t n, const Storage* from, Operand* to);
   void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
-  // to[u] = sum over rows of from[row][u]; in tables of one type
+  // to[u] = sum over rows of from[row][u]; only if one_type
   void (*sum_rows)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
   // pre[row][g * H + u] = acc[row][g * block + u] + bias[g * H + u]
   void (*add_bias)(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,
@@ -128,7 +127,7 @@ struct Kernels {
   void (*backward[static_cast<int>(CellId::count)])(const CellBackward<Storage, Operand, Compute>&);
 };
 
-// What an instruction set offers. A table is null where it has nothing better than float operands.
+// An instruction set's tables. Null if it has nothing better than float operands.
 struct Target {
   const char* name;
   const Kernels<float, float, float>* f32;

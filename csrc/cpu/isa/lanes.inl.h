@@ -1,17 +1,12 @@
-// Lanes (cells/math.h) of the SIMD vectors of FASTRNN_VECTOR_BYTES. After the compiler's own headers.
-#pragma once
-
-#include "cells/math.h"
-
-namespace fastrnn {
+// Lanes (cells/math.h) for SIMD vectors of FASTRNN_VECTOR_BYTES. In namespace fastrnn.
 
 #define FASTRNN_VECTOR(scalar) scalar __attribute__((vector_size(FASTRNN_VECTOR_BYTES)))
-#if FASTRNN_VECTOR_BYTES == 64
-// One instruction each, which gives its second operand where one is a NaN; from comparisons GCC makes two.
-#define FASTRNN_CLAMPS(scalar, suffix)                                                 \
-  using V = FASTRNN_VECTOR(scalar);                                                    \
-  static FASTRNN_INLINE V at_least(V x, V low) { return _mm512_max_##suffix(low, x); } \
-  static FASTRNN_INLINE V at_most(V x, V high) { return _mm512_min_##suffix(high, x); }
+#if defined(FASTRNN_HAS_AVX512)
+// One instruction each, which gives its second operand if either is NaN; GCC makes two of a comparison.
+#define FASTRNN_CLAMPS(scalar, suffix)                                                           \
+  using V = FASTRNN_VECTOR(scalar);                                                              \
+  static FASTRNN_INLINE V at_least(V x, V low) { return _mm512_maskz_max_##suffix(-1, low, x); } \
+  static FASTRNN_INLINE V at_most(V x, V high) { return _mm512_maskz_min_##suffix(-1, high, x); }
 #define FASTRNN_VECTOR_BASE(scalar)
 #else
 #define FASTRNN_CLAMPS(scalar, suffix)
@@ -32,5 +27,3 @@ FASTRNN_VECTOR_LANES(double, pd, int64_t)
 #undef FASTRNN_VECTOR_BASE
 #undef FASTRNN_CLAMPS
 #undef FASTRNN_VECTOR
-
-}  // namespace fastrnn

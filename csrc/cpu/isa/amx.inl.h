@@ -1,10 +1,7 @@
 // Intel's matrix instructions: tiles of 16 rows of 64 bytes, and their product for bfloat16.
 //
-// In assembly of their own, since the compiler's intrinsics need it to be told of AMX, and GCC 12's let it
-// move memory accesses across them. FASTRNN_EMULATED_AMX: the same in plain C++, for tests where no
-// processor has them.
-//
-// Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
+// In inline assembly: GCC 12 moves memory accesses across its intrinsics for them. FASTRNN_EMULATED_AMX
+// gives them in plain C++, for tests on processors without them.
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -84,10 +81,9 @@ FASTRNN_INLINE void multiply_tiles() {
 
 #endif
 
-// A tile of up to 16 rows, at a constant distance, with `vectors` tiles of a panel side by side. A row is
-// pairs: of two bfloat16 along k, or of the high and the low part of a float. Of these the products of a
-// pair with a pair are high * high + low * low, and once more with the parts of `a` exchanged
-// low * high + high * low.
+// kernels.h: Multiply, by matrix tiles: one of up to 16 rows of a with `vectors` of a panel. A row consists
+// of pairs: two bfloat16 along k, or the high and the low part of a float. In the second case a pair times
+// a pair is high * high + low * low, and with the parts of `a` exchanged low * high + high * low.
 template <int rows, int vectors, class Operand>
 void multiply_by_tiles(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row,
                        float* acc, bool accumulate) {

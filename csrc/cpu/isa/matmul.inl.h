@@ -1,9 +1,8 @@
-// Matrix products for a tile of rows against one panel or against weights as they lie.
-//
-// Included inside namespace fastrnn::FASTRNN_TARGET by target.h.
+// Matrix products of a tile of rows with a panel (multiply), or with unpacked weights (multiply_rows).
 
-// How a vector of products is formed from `pair` numbers of a row and as many rows of a panel, which lie
-// side by side; panels are padded to k_step rows. A panel may be stored narrower than it is multiplied.
+// How `pair` numbers of a row are multiplied with as many rows of a panel, stored side by side, and added
+// to a vector of sums. Panels are padded to a multiple of k_step rows, and may be stored in a narrower
+// type.
 template <class Operand, class Compute, class Panel>
 struct Dot {
   static_assert(std::is_same_v<Operand, Compute>);
@@ -23,32 +22,31 @@ struct Dot<BFloat16, float, BFloat16> {
 #else
   static constexpr int k_step = pair;
 #endif
-  using Weight = __m512bh;
+  using Weight = Pairs;
   static FASTRNN_INLINE Weight weight(const BFloat16* panel) {
     Weight w;
     memcpy(&w, panel, sizeof(w));
     return w;
   }
   static FASTRNN_INLINE Weight broadcast(const BFloat16* a) {
-    int32_t pair;
-    memcpy(&pair, a, sizeof(pair));
-    return (Weight)_mm512_set1_epi32(pair);
+    int32_t bits;
+    memcpy(&bits, a, sizeof(bits));
+    return bits_as<Weight>(splat(bits));
   }
-  static FASTRNN_INLINE void add(Vec<float>& sum, Weight x, Weight w) {
-    sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, x, w);
-  }
+  static FASTRNN_INLINE void add(Vec<float>& sum, Weight x, Weight w) { add_pairs(sum, x, w); }
 };
 #endif
 
 #ifdef FASTRNN_HAS_AMX
-// Words of a high and a low part, which tiles multiply as they do pairs.
+// Words of a high and a low part, which matrix tiles multiply as pairs.
 template <>
 struct Dot<SplitFloat, float, SplitFloat> {
   static constexpr int pair = 1, k_step = 16;
 };
 #endif
 
-// Sums in `chains` independent sets, so that a tile of few rows does not wait for its own additions.
+// kernels.h: Multiply. A tile of few sums has several sets of them, `chains`, added up at the end: with one
+// set, each addition would wait for the one before.
 template <int rows, int vectors, class Operand, class Compute, class Panel>
 void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row, Compute* acc,
               bool accumulate) {
@@ -89,7 +87,7 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
       if constexpr (std::is_same_v<Panel, int8_t>) {
-        // Each column's scale lies behind the panel's last row.
+        // The columns' scales follow the panel's last row.
         total *= load(reinterpret_cast<const Compute*>(panel) + n * lanes, lanes);
       }
       Compute* to = acc + (m * vectors + n) * lanes;
@@ -99,7 +97,7 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
   }
 }
 
-// How products are formed of two rows that are both read along k: a vector of each at a time.
+// How two rows, both read along k, are multiplied: a vector of each at a time.
 template <class Operand, class Storage, class Compute>
 struct RowDot {
   static constexpr int64_t numbers = lanes_of<Compute>;
@@ -124,8 +122,8 @@ struct RowDot<BFloat16, BFloat16, float> : Dot<BFloat16, float, BFloat16> {
 };
 #endif
 
-// `weight_rows` rows of w at once against `rows` rows of a, all read along k: a sum for every lane, and
-// then one vector of sums over lanes. Rows of w beyond `exist` are read as the last that exists.
+// Products of `weight_rows` rows of w with `rows` rows of a, all read along k: a vector of sums for each,
+// whose lanes are added at the end. w has `exist` more rows; beyond these the last one is read again.
 template <int rows, class Compute, class Operand, class Storage>
 FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
                                        int64_t exist, Compute* acc, int64_t acc_row) {

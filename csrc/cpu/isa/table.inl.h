@@ -1,30 +1,7 @@
-// Assembles the kernel tables of one instruction set. A file in targets/ defines
-//
-//   FASTRNN_TARGET         the namespace, and the name users see
-//   FASTRNN_VECTOR_BYTES   16, 32 or 64
-//   FASTRNN_ROWS_3, _4     rows of a tile of three and of four vectors that fill the registers
-//   FASTRNN_HAS_BF16_DOT   if products of bfloat16 pairs are one instruction
-//   FASTRNN_HAS_AMX        if there are tiles of them
-//
-// then includes every header that is not the project's, switches the compiler to the instruction set,
-// and includes this file. Everything compiled under the switch is in a namespace of its own or always
-// inlined: a function shared with other files could be kept in its fastest version and run anywhere.
-
-#include "cpu/kernels.h"
-
-#include "cpu/isa/lanes.h"
-
-namespace fastrnn {
-namespace FASTRNN_TARGET {
-
-#include "cpu/isa/vector.h"
-
-#include "cpu/isa/matmul.h"
-
-#include "cpu/isa/rows.h"
+// The kernel tables of an instruction set, and its Target (kernels.h).
 
 #ifdef FASTRNN_HAS_AMX
-#include "cpu/isa/amx.h"
+#include "cpu/isa/amx.inl.h"
 #endif
 
 template <class Storage, class Operand, class Compute, class Panel = Operand>
@@ -39,8 +16,8 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
 #else
   constexpr bool tiles = false;
 #endif
-  k.rows_3 = tiles ? max_tile_rows : FASTRNN_ROWS_3;
-  k.rows_4 = tiles ? max_tile_rows : FASTRNN_ROWS_4;
+  k.rows_3 = tiles ? max_tile_rows : FASTRNN_TILE_ROWS_3;
+  k.rows_4 = tiles ? max_tile_rows : FASTRNN_TILE_ROWS_4;
   for_constants(std::make_integer_sequence<int, max_tile_rows>{}, [&](auto row) {
     constexpr int rows = row + 1;
     if constexpr (tiles) {
@@ -49,9 +26,9 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
       k.multiply[4][rows] = multiply_by_tiles<rows, 4, Operand>;
 #endif
     } else {
-      if constexpr (rows <= FASTRNN_ROWS_3)
+      if constexpr (rows <= FASTRNN_TILE_ROWS_3)
         k.multiply[3][rows] = multiply<rows, 3, Operand, Compute, Panel>;
-      if constexpr (rows <= FASTRNN_ROWS_4) {
+      if constexpr (rows <= FASTRNN_TILE_ROWS_4) {
         if constexpr (std::is_same_v<Panel, Operand>) {
           k.multiply[1][rows] = multiply<rows, 1, Operand, Compute, Panel>;
           k.multiply[2][rows] = multiply<rows, 2, Operand, Compute, Panel>;
@@ -91,9 +68,11 @@ constexpr auto f32_split = make_kernels<float, SplitFloat, float>();
 constexpr auto f32_w16 = make_kernels<float, float, float, BFloat16>();
 constexpr auto f32_w8 = make_kernels<float, float, float, int8_t>();
 
+#define FASTRNN_NAME_OF(name) #name
+#define FASTRNN_NAME(name) FASTRNN_NAME_OF(name)
 extern const Target target;
 const Target target = {
-    FASTRNN_TARGET_NAME,
+    FASTRNN_NAME(FASTRNN_TARGET),
     &f32,
     &f64,
     &bf16,
@@ -113,6 +92,3 @@ const Target target = {
     &f32_w16,
     &f32_w8,
 };
-
-}  // namespace FASTRNN_TARGET
-}  // namespace fastrnn

@@ -1,0 +1,88 @@
+// What takes instructions that the compiler's vector types do not lead to, each with a plain form for
+// targets without them: int8 and float16 conversion, incomplete vectors, products of bfloat16 pairs.
+// (lanes.inl.h has clamps, amx.inl.h matrix tiles.)
+
+// int8 to int32. By intrinsics where possible: GCC converts one number after the other.
+FASTRNN_INLINE Vec<int32_t> widen(Int8s bytes) {
+#if defined(FASTRNN_HAS_AVX512)
+  return bits_as<Vec<int32_t>>(_mm512_maskz_cvtepi8_epi32(0xffff, bits_as<__m128i>(bytes)));
+#elif defined(FASTRNN_HAS_AVX2)
+  return bits_as<Vec<int32_t>>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits_as<int64_t>(bytes))));
+#else
+  return __builtin_convertvector(bytes, Vec<int32_t>);
+#endif
+}
+
+#if defined(FASTRNN_HAS_AVX512)
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
+  return bits_as<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, bits_as<__m256i>(bits)));
+}
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
+  return bits_as<Bits16>(_mm512_maskz_cvtps_ph(0xffff, bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(FASTRNN_HAS_F16C)
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
+  return bits_as<Vec<float>>(_mm256_cvtph_ps(bits_as<__m128i>(bits)));
+}
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
+  return bits_as<Bits16>(_mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+// Shifts the fields into a float's places. A multiplication by 2^112 (or its inverse) corrects the
+// exponent's bias, for subnormal numbers too.
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
+  const Bits32 wide = __builtin_convertvector(bits, Bits32);
+  const Bits32 sign = (wide & 0x8000u) << 16;
+  const Bits32 rest = (wide & 0x7fffu) << 13;
+  const Bits32 scaled = bits_as<Bits32>(bits_as<Vec<float>>(rest) * 0x1p112f);
+  const Bits32 special = rest | 0x7f800000u;  // infinity and NaN
+  return bits_as<Vec<float>>(sign | (rest >= 0x0f800000u ? special : scaled));
+}
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
+  const Bits32 bits = bits_as<Bits32>(v);
+  const Bits32 sign = (bits >> 16) & 0x8000u;
+  const Bits32 magnitude = bits & 0x7fffffffu;
+  // Normal numbers: round to nearest even at bit 13 and correct the bias. Subnormal numbers: 0.5 has its
+  // last place where a subnormal half has its own, so adding it rounds.
+  const Bits32 normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const Bits32 subnormal = bits_as<Bits32>(bits_as<Vec<float>>(magnitude) + 0.5f) - 0x3f000000u;
+  Bits32 out = magnitude < (113u << 23) ? subnormal : normal;
+  out = magnitude >= 0x477ff000u ? Bits32{} + 0x7c00u : out;
+  out = magnitude > 0x7f800000u ? Bits32{} + 0x7e00u : out;
+  return __builtin_convertvector(sign | out, Bits16);
+}
+#endif
+
+// The first `count` numbers of a vector; the others are zero (load) or not written (store). By masks where
+// possible, since GCC calls a function for a copy of unknown size.
+template <class V, class Number>
+FASTRNN_INLINE V load_some(const Number* from, int64_t count) {
+#if defined(FASTRNN_HAS_AVX512)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (std::is_same_v<Number, float>) return bits_as<V>(_mm512_maskz_loadu_ps(mask, from));
+  if constexpr (std::is_same_v<Number, double>) return bits_as<V>(_mm512_maskz_loadu_pd(mask, from));
+  if constexpr (sizeof(Number) == 2) return bits_as<V>(_mm256_maskz_loadu_epi16(mask, from));
+#endif
+  V v{};
+  memcpy(&v, from, count * sizeof(Number));
+  return v;
+}
+template <class V, class Number>
+FASTRNN_INLINE void store_some(Number* to, V v, int64_t count) {
+#if defined(FASTRNN_HAS_AVX512)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (std::is_same_v<Number, float>) return _mm512_mask_storeu_ps(to, mask, bits_as<__m512>(v));
+  if constexpr (std::is_same_v<Number, double>) return _mm512_mask_storeu_pd(to, mask, bits_as<__m512d>(v));
+  if constexpr (sizeof(Number) == 2) return _mm256_mask_storeu_epi16(to, mask, bits_as<__m256i>(v));
+#endif
+  memcpy(to, &v, count * sizeof(Number));
+}
+
+#if defined(FASTRNN_HAS_BF16_DOT)
+// Pairs of bfloat16, as many as a Vec<float> has numbers; add_pairs adds x[2i] w[2i] + x[2i+1] w[2i+1] to
+// sum[i].
+using Pairs = __m512bh;
+FASTRNN_INLINE void add_pairs(Vec<float>& sum, Pairs x, Pairs w) {
+  sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, x, w);
+}
+#endif

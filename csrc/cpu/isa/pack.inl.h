@@ -1,0 +1,108 @@
+// Packing: a block's weights from a row-major matrix into a panel, in the order in which a tile reads it.
+
+// An entry of a panel: one number, or two consecutive k in one word if products take pairs.
+template <int pair, class Compute>
+using PanelWord = std::conditional_t<pair == 2, uint32_t, Compute>;
+
+// The next numbers of a row of w as panel words; zero after `count` numbers.
+template <int pair, class Compute, class Storage>
+FASTRNN_INLINE Vec<PanelWord<pair, Compute>> load_words(const Storage* from, int64_t count) {
+  constexpr int64_t lanes = lanes_of<Compute>;
+  if constexpr (pair == 1) {
+    return count < lanes ? load(from, count) : load(from, lanes);
+  } else {
+    BFloat16 pairs[2 * lanes] = {};
+    convert<Storage, BFloat16, Compute>(count < 2 * lanes ? count : 2 * lanes, from, pairs);
+    Vec<uint32_t> words;
+    memcpy(&words, pairs, sizeof(words));
+    return words;
+  }
+}
+
+// Transposes squares of lanes x lanes words in registers, so that reads and writes both run along cache
+// lines. Calls store_row(word, column, vector) for every vector of a panel's rows, padding included, which
+// is zero. D: the Dot that will read the panel.
+template <class D, class Compute, class Storage, class Store>
+FASTRNN_INLINE void transpose_panel(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H,
+                                    int64_t units, int64_t block, Store store_row) {
+  using Word = PanelWord<D::pair, Compute>;
+  constexpr int lanes = lanes_of<Compute>;
+  // The last square with words of w reaches to the end of the padding.
+  static_assert(D::k_step <= D::pair * lanes);
+  const int64_t words = (k + D::pair - 1) / D::pair;
+  const int64_t padded = (k + D::k_step - 1) / D::k_step * (D::k_step / D::pair);
+  for (int g = 0; g < gates; ++g) {
+    for (int64_t u = 0; u < block; u += lanes) {
+      for (int64_t p = 0; p < words; p += lanes) {
+        Vec<Word> square[lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          const Storage* from = w + (g * H + u + i) * w_row + p * D::pair;
+          square[i] = u + i < units ? load_words<D::pair, Compute>(from, k - p * D::pair) : Vec<Word>{};
+        }
+        transpose(square);
+        const int64_t rows = padded - p < lanes ? padded - p : lanes;
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          if (i >= rows) break;
+          store_row(p + i, g * block + u, square[i]);
+        }
+      }
+    }
+  }
+}
+
+template <class Storage, class Operand, class Compute, class Panel>
+void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
+                     int64_t block, Panel* panel) {
+  using D = Dot<Operand, Compute, Panel>;
+  const int64_t columns = gates * block;
+  if constexpr (std::is_same_v<Panel, int8_t>) {
+    // A column's largest weight is 127 of its scale.
+    Compute* scales = reinterpret_cast<Compute*>(panel + k * columns);
+    for (int64_t n = 0; n < columns; ++n) scales[n] = 0;
+    auto magnitude = [&](int64_t, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
+      const Vec<Compute> seen = load(scales + column, lanes_of<Compute>);
+      v = v < 0 ? -v : v;
+      store(scales + column, v > seen ? v : seen, lanes_of<Compute>);
+    };
+    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, magnitude);
+    for (int64_t n = 0; n < columns; ++n) scales[n] = scales[n] > 0 ? scales[n] / 127 : Compute(1);
+    auto round = [&](int64_t i, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
+      v = v / load(scales + column, lanes_of<Compute>);
+      v = v < 0 ? v - Compute(0.5) : v + Compute(0.5);
+      const auto narrow = __builtin_convertvector(v, Int8s);
+      memcpy(panel + i * columns + column, &narrow, sizeof(narrow));
+    };
+    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, round);
+  } else {
+    using Word = PanelWord<D::pair, Compute>;
+    auto put = [&](int64_t i, int64_t column, Vec<Word> v) __attribute__((always_inline)) {
+      Panel* to = panel + (i * columns + column) * D::pair;
+      if constexpr (std::is_same_v<Panel, Compute> || D::pair == 2) {
+        memcpy(to, &v, sizeof(v));
+      } else {
+        store(to, v, lanes_of<Compute>);
+      }
+    };
+    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, put);
+  }
+}
+
+template <class Storage, class Operand, class Compute>
+void pack(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel) {
+  using D = Dot<Operand, Compute, Operand>;
+  constexpr int step = D::pair;
+  const int64_t padded = (k + D::k_step - 1) / D::k_step * D::k_step;
+  Operand row[max_tile_vectors * lanes_of<Compute>];
+  for (int64_t i = 0; i < padded; ++i) {
+    Operand* to = panel + i / step * block * step + i % step;
+    const int64_t exist = i < k ? units : 0;
+    convert<Storage, Operand, Compute>(exist, w + i * w_row, step == 1 ? to : row);
+    if constexpr (step == 1) {
+      for (int64_t u = exist; u < block; ++u) to[u] = Operand{};
+    } else {
+      for (int64_t u = 0; u < block; ++u) to[u * step] = u < exist ? row[u] : Operand{};
+    }
+  }
+}

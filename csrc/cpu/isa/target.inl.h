@@ -1,0 +1,71 @@
+// Compiles the kernels for one instruction set. A file in targets/ defines these macros and includes this
+// one:
+//
+//   FASTRNN_TARGET             the namespace of its kernels, and the name that users see
+//   FASTRNN_COMPILER_TARGET    a string: the extensions that the compiler may use; undefined for its
+//   default FASTRNN_VECTOR_BYTES       size of a SIMD vector: 16, 32 or 64 FASTRNN_TILE_ROWS_3, _4    most
+//   rows of a product's tile that is 3, or 1, 2 or 4, vectors wide, such that
+//                              its sums, weights and one operand fit in the registers
+//   FASTRNN_HAS_AVX512         vectors of 64 bytes, with masks            } how intrinsics.inl.h and
+//   lanes.inl.h FASTRNN_HAS_AVX2, _F16C    vectors of 32 bytes, float16 conversion    } convert, load and
+//   clamp FASTRNN_HAS_BF16_DOT       one instruction multiplies pairs of bfloat16 and adds to float
+//   FASTRNN_HAS_AMX            matrix tiles of such pairs
+//
+// A header named .inl.h is compiled once for each instruction set. It has no include guard, no namespace
+// and no includes of its own, and is included by this file alone. The system's headers are included before
+// the switch to the instruction set. What comes after it is in the target's namespace or always inlined: of
+// a function that several files share, the linker keeps one copy, which could be the one for AVX-512. The
+// cells come after it, since GCC compiles a template for the instruction set at its definition.
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define FASTRNN_PRAGMA_OF(text) _Pragma(#text)
+#define FASTRNN_PRAGMA(text) FASTRNN_PRAGMA_OF(text)
+
+#if defined(FASTRNN_COMPILER_TARGET) && defined(__clang__)
+FASTRNN_PRAGMA(clang attribute push(__attribute__((target(FASTRNN_COMPILER_TARGET))), apply_to = function))
+#elif defined(FASTRNN_COMPILER_TARGET)
+#pragma GCC push_options
+FASTRNN_PRAGMA(GCC target(FASTRNN_COMPILER_TARGET))
+#endif
+
+#include "cpu/kernels.h"
+
+namespace fastrnn {
+
+#include "cpu/isa/lanes.inl.h"
+
+namespace FASTRNN_TARGET {
+
+#include "cpu/isa/vector.inl.h"
+
+#include "cpu/isa/intrinsics.inl.h"
+
+#include "cpu/isa/load_store.inl.h"
+
+#include "cpu/isa/matmul.inl.h"
+
+#include "cpu/isa/convert.inl.h"
+
+#include "cpu/isa/pack.inl.h"
+
+#include "cpu/isa/bias.inl.h"
+
+#include "cpu/isa/cell.inl.h"
+
+#include "cpu/isa/table.inl.h"
+
+}  // namespace FASTRNN_TARGET
+}  // namespace fastrnn
+
+#if defined(FASTRNN_COMPILER_TARGET) && defined(__clang__)
+#pragma clang attribute pop
+#elif defined(FASTRNN_COMPILER_TARGET)
+#pragma GCC pop_options
+#endif
