@@ -1,17 +1,18 @@
-# What can be done here; `make` alone prints this list.
+# `make` alone prints this list.
 #
-#   make demo        trains a language model with torch.nn's layers and with fastrnn's  [ARGS=--quick]
-#   make test        the test suite                                                     [ARGS="-k gru"]
-#   make integration inside other libraries, which it installs: tests/integration, none left out
-#   make examples    every example at a small size
-#   make bench       times against torch.nn                                             [ARGS=--quick]
-#   make lint        style and types, nothing changed;  make format  puts style right
-#   make sanitize    the kernels' tests under address and undefined-behavior sanitizers
-#   make gpu-check   on a machine with an NVIDIA GPU: build, test and measure, no network needed
-#   make venv        only the set-up that the others do first
-#   make clean       removes all that make made
+#   make demo        train a language model with torch.nn's layers and with fastrnn's  [ARGS=--quick]
+#   make test        run the test suite                                                [ARGS="-k gru"]
+#   make integration run tests/integration with other libraries, which it installs
+#   make examples    run every example at a small size
+#   make bench       measure fastrnn against torch.nn                                  [ARGS=--quick]
+#   make docs        build the documentation into out/site; a broken link is an error
+#   make lint        check style and types; make format fixes the style
+#   make sanitize    test the kernels with the address and undefined-behavior sanitizers
+#   make gpu-check   on a machine with an NVIDIA GPU: build, test and measure, without network
+#   make venv        only the set-up that the others do first (a few minutes)
+#   make clean       remove everything that make created
 #
-# PYTHON  makes the virtual environment, and runs gpu-check    TORCH  what pip installs as torch
+# PYTHON  creates the virtual environment and runs gpu-check    TORCH  the torch that pip installs
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -23,10 +24,11 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
 comma := ,
 find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('include'), 'Python.h'))
-dev_extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-  print(*project['optional-dependencies']['dev'])
+# extra(name): prints the requirements of an extra of pyproject.toml.
+extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+  print(*project['optional-dependencies']['$(1)'])
 
-.PHONY: help venv demo test integration examples bench lint format sanitize gpu-check clean
+.PHONY: help venv demo test integration examples bench docs lint format sanitize gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +50,9 @@ examples: venv $(VENV)/for-examples
 
 bench: venv
 	$(PY) -m benchmarks $(ARGS)
+
+docs: venv $(VENV)/for-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 lint: $(VENV)/linters
 	$(PY) -m ruff check .
@@ -99,6 +104,10 @@ $(VENV)/for-examples: $(VENV)/installed examples/requirements.txt
 	$(PIP) install -r examples/requirements.txt
 	@touch $@
 
+$(VENV)/for-docs: $(VENV)/installed
+	$(PIP) install $$($(PY) -c "$(call extra,docs)")
+	@touch $@
+
 # Many of these depend on torch; the constraint keeps the one that fastrnn is built against.
 $(VENV)/for-integration: $(VENV)/installed tests/integration/requirements.txt
 	$(PY) -c "import torch; print(f'torch=={torch.__version__}')" > $(VENV)/torch.txt
@@ -106,5 +115,5 @@ $(VENV)/for-integration: $(VENV)/installed tests/integration/requirements.txt
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed
-	$(PIP) install $$($(PY) -c "$(dev_extra)")
+	$(PIP) install $$($(PY) -c "$(call extra,dev)")
 	@touch $@

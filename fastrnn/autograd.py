@@ -65,7 +65,7 @@ def run_backward(
 
 
 class LayerBackward(torch.autograd.Function):
-    """The backward of :class:`Layer`, differentiable any number of times through the reference.
+    """The backward of `Layer`, differentiable any number of times through the reference.
 
     forward(cell, sequence, needs, dy, dh_n, dc_n, dc, x, h0, c0, w_ih .. w_hr, y, c, slots).
     """
@@ -89,7 +89,7 @@ class LayerBackward(torch.autograd.Function):
 def second_derivative(
     cell: str, sequence: Sequence, tensors: Any, grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of :class:`LayerBackward`'s dy, dh_n, dc_n, dc, x .. w_hr, given those of its results."""
+    """Gradients of `LayerBackward`'s dy, dh_n, dc_n, dc, x .. w_hr, given those of its results."""
     third_order = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that gradients with respect to them are not cut short by how they were made.

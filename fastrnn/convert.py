@@ -35,7 +35,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`accelerate` did, by the modules' names in the model ("" is the model itself).
+    """What `accelerate` did, by the modules' names in the model ("" is the model itself).
 
     Attributes:
         replaced: the class each converted module had.
@@ -101,7 +101,7 @@ def accelerate(model: Model) -> tuple[Model, Report]:
 
 
 def restore(model: Model) -> Model:
-    """Undoes :func:`accelerate`: this package's layers and cells inside a model become torch.nn's.
+    """Undoes `accelerate`: this package's layers and cells inside a model become torch.nn's.
 
     Subclasses of this package's modules, and modules torch.nn has no twin of, stay.
 

@@ -16,7 +16,7 @@ from fastrnn.nn.cells import RecurrentCell
 
 @dataclass(frozen=True)
 class Explanation:
-    """The answer of :func:`explain`; printing it gives one line.
+    """The answer of `explain`; printing it gives one line.
 
     Attributes:
         path: "fused", "reference" or "torch" (see fastrnn/routing.py).

@@ -47,7 +47,7 @@ def from_keras(module: nn.Module, weights: Sequence[Array], layer: int = 0) -> N
     """Takes what ``get_weights()`` of a Keras LSTM, GRU, SimpleRNN or Bidirectional of one returns.
 
     A Keras GRU is torch.nn's with ``reset_after=True``, its default; one with ``reset_after=False`` is
-    :class:`fastrnn.GRUResetBefore`.
+    `fastrnn.GRUResetBefore`.
 
     Args:
         module: LSTM, GRU, RNN or a cell of the same sizes, bidirectional where the weights are.
@@ -87,7 +87,7 @@ def from_keras(module: nn.Module, weights: Sequence[Array], layer: int = 0) -> N
 
 
 def to_keras(module: nn.Module, layer: int = 0) -> list[Array]:
-    """What ``set_weights`` of the Keras layer takes; see :func:`from_keras`.
+    """What ``set_weights`` of the Keras layer takes; see `from_keras`.
 
     A fused bias cannot be told from a missing one, so build the Keras layer with ``use_bias`` as the
     module has ``bias``.
@@ -113,7 +113,7 @@ def from_onnx(
     """Takes the W, R and B of an ONNX LSTM, GRU or RNN operator.
 
     An ONNX GRU with ``linear_before_reset=1`` is torch.nn's; with 0, its default, it is
-    :class:`fastrnn.GRUResetBefore`.
+    `fastrnn.GRUResetBefore`.
 
     Args:
         module: LSTM, GRU, RNN or a cell of the same sizes, bidirectional where D is 2.
@@ -140,7 +140,7 @@ def from_onnx(
 
 
 def to_onnx(module: nn.Module, layer: int = 0) -> tuple[Array, Array, Array | None]:
-    """W, R and B of the ONNX operator, B None where the module has no bias; see :func:`from_onnx`."""
+    """W, R and B of the ONNX operator, B None where the module has no bias; see `from_onnx`."""
     _, order = _order(module, _ONNX)
     ws, rs, bs = [], [], []
     for direction in range(_directions(module)):
@@ -174,7 +174,7 @@ def from_haste(module: nn.Module, parameters: Mapping[str, Array], layer: int = 
 
 
 def to_haste(module: nn.Module, layer: int = 0) -> dict[str, Array]:
-    """The ``state_dict()`` of the haste layer, as numpy arrays; see :func:`from_haste`."""
+    """The ``state_dict()`` of the haste layer, as numpy arrays; see `from_haste`."""
     kind, order = _order(module, _HASTE)
     _one_direction(module, "haste")
     w = _with_biases(_to_order(order, _read(module, layer, 0)))
@@ -217,7 +217,7 @@ def from_flax(module: nn.Module, params: Mapping[str, Mapping[str, Array]], laye
 
 
 def to_flax(module: nn.Module, layer: int = 0) -> dict[str, dict[str, Array]]:
-    """The params of the flax.linen cell, as numpy arrays; see :func:`from_flax`."""
+    """The params of the flax.linen cell, as numpy arrays; see `from_flax`."""
     kind = _kind(module)
     _one_direction(module, "Flax")
     gates = _FLAX[kind]

@@ -85,7 +85,7 @@ def _unfold(results: tuple[Tensor, ...], n: int) -> tuple[Any, Any]:
 
 
 class Layer(torch.autograd.Function):
-    """:class:`fastrnn.autograd.Layer` in the form that torch.func asks for, which costs more to call."""
+    """`fastrnn.autograd.Layer` in the form that torch.func asks for, which costs more to call."""
 
     generate_vmap_rule = True
 
@@ -123,7 +123,7 @@ class Layer(torch.autograd.Function):
 
 
 class LayerBackward(torch.autograd.Function):
-    """:class:`fastrnn.autograd.LayerBackward` in that form."""
+    """`fastrnn.autograd.LayerBackward` in that form."""
 
     generate_vmap_rule = True
 

@@ -12,7 +12,7 @@ from fastrnn import _torch, functional, routing
 from fastrnn.nn.base import State, pair
 from fastrnn.nn.unsupported import Limits
 
-_DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
+_DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
     Example:
         >>> import torch, fastrnn

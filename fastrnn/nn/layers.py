@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fastrnn.nn.base import Recurrent, State, pair
 
-_DOC = """:class:`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
+_DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
     Args:
         memory: what is kept between forward and backward. "full" keeps the gates of every step; "lean"
             keeps only h{and_c} and computes the gates again, for long sequences.
-        *args, **kwargs: those of :class:`torch.nn.{name}`.
+        *args, **kwargs: those of `torch.nn.{name}`.
 
     ``forward(input, hx=None, *, lengths=None, reset=None, states=False)`` takes and returns what
     torch.nn's does, and:
@@ -59,7 +59,7 @@ class GRUResetBefore(Recurrent, nn.GRU):
 
         n = tanh(x w_in' + b_in + (r h) w_hn' + b_hn),   where torch.nn.GRU has r (h w_hn' + b_hn)
 
-    Same arguments, parameters and layout of weights as :class:`torch.nn.GRU`, with other results. For
+    Same arguments, parameters and layout of weights as `torch.nn.GRU`, with other results. For
     weights trained that way (Keras ``reset_after=False``, ONNX ``linear_before_reset=0``). It has no
     fused kernel: it runs step by step on torch's operators.
 
