@@ -8,7 +8,7 @@ Example:
     True
 """
 
-from fastrnn import interop, onnx
+from fastrnn import integrations, interop, onnx
 from fastrnn._build import build_info
 from fastrnn._version import __version__ as __version__
 from fastrnn.convert import Report, accelerate, patched, restore
@@ -35,4 +35,5 @@ __all__ = [
     "restore",
 ]
 
+integrations.install()
 onnx.install()
