@@ -7,7 +7,7 @@ ONNX exporter, which take seconds: hooks wait until somebody else does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,3 +110,26 @@ def add_onnx_translation(op: Any, make: Callable[[], Callable[..., Any]]) -> Non
         onnx_impl(op, trace_only=True)(make())
 
     after_import("torch.onnx._internal.exporter._torchlib.ops", register)
+
+
+def keep_onnx_defaults_out(cls: type[torch.nn.Module], keywords: tuple[str, ...]) -> None:
+    """Lets torch.onnx.export(dynamo=False) call modules of ``cls``.
+
+    That exporter passes the defaults of all parameters by position, which keyword-only ones do not take.
+    """
+
+    def wrap(exporter: Any) -> None:
+        decide_input_format = exporter._decide_input_format
+
+        def decide_input_format_or_ours(model: Any, args: Any) -> Any:
+            if not isinstance(model, cls):
+                return decide_input_format(model, args)
+            given = args[-1] if isinstance(args, tuple | list) and isinstance(args[-1], dict) else {}
+            if refused := [name for name in keywords if name in given]:
+                raise ValueError(f"torch.onnx.export takes {refused[0]} with dynamo=True only")
+            # torch.nn's forward has the other parameters alone.
+            return decide_input_format(SimpleNamespace(forward=super(cls, model).forward), args)
+
+        exporter._decide_input_format = decide_input_format_or_ours
+
+    after_import("torch.onnx._internal.torchscript_exporter.utils", wrap)

@@ -92,5 +92,8 @@ def translation() -> Callable[..., Any]:
 
 
 def install() -> None:
-    """Adds our translation to the exporter's own when it loads them."""
+    """Adds our translation to the exporter's own, and our layers' parameters, when it is imported."""
+    from fastrnn.nn.base import Recurrent
+
     _torch.add_onnx_translation(ops.forward_op, translation)
+    _torch.keep_onnx_defaults_out(Recurrent, ("lengths", "reset", "states"))

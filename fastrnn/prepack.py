@@ -109,6 +109,10 @@ class Prepacked(nn.Module):
 
     def _require_kernels(self, path: routing.Path, dtype: torch.dtype) -> None:
         """The path is that of the kernels, and the input's dtype, or what it will be cast to, theirs."""
+        if path is routing.TRACING or _torch.exporting_to_onnx():
+            raise RuntimeError(
+                "a prepacked layer has no form in ONNX or TorchScript: export the model before prepack()"
+            )
         if path.name != "fused" or dtype != self.dtype:
             reason = path.reason if path.name != "fused" else f"the input is {dtype}, not {self.dtype}"
             raise RuntimeError(f"a prepacked layer runs by its kernels only: {reason}")

@@ -125,6 +125,12 @@ class Recurrent(Limits, nn.RNNBase):
         self, input: Any, hx: Any, lengths: Any, reset: Any, states: bool
     ) -> tuple[Call | None, routing.Path]:
         """The call in the kernels' layout and the path that serves it; no call if torch.nn serves it."""
+        if (
+            not torch.compiler.is_compiling()
+            and _torch.tracing()
+            and self._torch_has_it(lengths, reset, states)
+        ):
+            return None, routing.TRACING
         call = self._arrange(input, hx, lengths, reset)
         if call is None:
             return None, routing.MISFIT

@@ -335,6 +335,18 @@ def test_jit_trace() -> None:
     assert_same(torch.jit.trace(layer, x)(x), layer(x))
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}Cell" for kind in KINDS)])
+def test_jit_trace_warns_of_no_more_than_torch_nn_does(kind: str) -> None:
+    x = torch.randn(2, 3) if kind.endswith("Cell") else torch.randn(5, 2, 3)
+    where = []
+    for module in (getattr(nn, kind)(3, 4), getattr(fastrnn, kind)(3, 4)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", torch.jit.TracerWarning)
+            torch.jit.trace(module, x)
+        where.append({(w.filename, w.lineno) for w in caught})
+    assert where[1] <= where[0]
+
+
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 def test_dynamic_quantization_says_what_to_do() -> None:
     from torch.ao.nn.quantized import dynamic

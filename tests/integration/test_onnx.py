@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,62 @@ def test_what_onnx_lacks_is_said(lacking: str, tmp_path: Path) -> None:
         chain.append(str(current))
         current = current.__cause__ or current.__context__
     assert any(lacking in message for message in chain)
+
+
+def traced(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """As exported(), by the exporter that traces."""
+    file = io.BytesIO()
+    torch.onnx.export(model.eval(), args, file, dynamo=False)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        arrays = {name: t.numpy() for name, t in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(a) for a in session.run(None, arrays)]
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}], ids=str
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tracing_exporter_takes_a_layer_as_the_model(kind: str, options: dict[str, Any]) -> None:
+    layer = getattr(fastrnn, kind)(I, H, **options)
+    x = torch.randn(T, B, I)
+    assert_same(traced(layer, (x,))(x), tensors(layer(x)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}Cell" for kind in KINDS)])
+def test_the_tracing_exporter_takes_its_state(kind: str, by_name: bool) -> None:
+    layer = getattr(fastrnn, kind)(I, H)
+    x, h = (
+        (torch.randn(B, I), torch.randn(B, H))
+        if "Cell" in kind
+        else (torch.randn(T, B, I), torch.randn(1, B, H))
+    )
+    hx = (h, h) if kind.startswith("LSTM") else h
+    run = traced(layer, (x, {"hx": hx}) if by_name else (x, hx))
+    assert_same(run(x, *(hx if isinstance(hx, tuple) else (hx,))), tensors(layer(x, hx)))
+
+
+@pytest.mark.parametrize("name", ["lengths", "reset", "states"])
+def test_the_tracing_exporter_says_what_it_does_not_take(name: str) -> None:
+    with pytest.raises(ValueError, match=f"takes {name} with dynamo=True only"):
+        traced(fastrnn.GRU(I, H), (torch.randn(T, B, I), {name: torch.tensor([2, 3, 4])}))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}Cell" for kind in KINDS)])
+def test_a_prepacked_model_says_to_export_before(kind: str, dynamo: bool) -> None:
+    model = nn.Sequential(fastrnn.prepack(getattr(fastrnn, kind)(I, H).eval())).eval()
+    x = torch.randn(B, I) if "Cell" in kind else torch.randn(T, B, I)
+    with pytest.raises(Exception, match=r"export the model before prepack\(\)"):
+        torch.onnx.export(model, (x,), io.BytesIO(), dynamo=dynamo)
 
 
 @pytest.mark.skipif(
