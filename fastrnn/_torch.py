@@ -128,7 +128,7 @@ def keep_onnx_defaults_out(cls: type[torch.nn.Module], keywords: tuple[str, ...]
             if refused := [name for name in keywords if name in given]:
                 raise ValueError(f"torch.onnx.export takes {refused[0]} with dynamo=True only")
             # torch.nn's forward has the other parameters alone.
-            return decide_input_format(SimpleNamespace(forward=super(cls, model).forward), args)
+            return decide_input_format(SimpleNamespace(forward=super(cls, model).forward), args)  # type: ignore[misc]
 
         exporter._decide_input_format = decide_input_format_or_ours
 

@@ -125,11 +125,8 @@ class Recurrent(Limits, nn.RNNBase):
         self, input: Any, hx: Any, lengths: Any, reset: Any, states: bool
     ) -> tuple[Call | None, routing.Path]:
         """The call in the kernels' layout and the path that serves it; no call if torch.nn serves it."""
-        if (
-            not torch.compiler.is_compiling()
-            and _torch.tracing()
-            and self._torch_has_it(lengths, reset, states)
-        ):
+        torch_has_it = lengths is None and reset is None and not states and self.cell in ops.CELLS
+        if torch_has_it and not torch.compiler.is_compiling() and _torch.tracing():
             return None, routing.TRACING
         call = self._arrange(input, hx, lengths, reset)
         if call is None:
