@@ -15,6 +15,7 @@ from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, RNNCell
 from fastrnn.prepack import prepack
+from fastrnn.stream import Stream, stream
 
 __all__ = [
     "GRU",
@@ -26,6 +27,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "Report",
+    "Stream",
     "accelerate",
     "build_info",
     "explain",
@@ -33,6 +35,7 @@ __all__ = [
     "patched",
     "prepack",
     "restore",
+    "stream",
 ]
 
 integrations.install()

@@ -24,6 +24,7 @@ forward_op = torch.ops.fastrnn.forward.default
 backward_op = torch.ops.fastrnn.backward.default
 prepack_op = torch.ops.fastrnn.prepack.default
 forward_prepacked_op = torch.ops.fastrnn.forward_prepacked.default
+stream = torch.ops.fastrnn.stream.default
 cuda_driver = torch.ops.fastrnn.cuda_driver.default
 
 
@@ -237,3 +238,19 @@ def _(
         x.new_empty(c0.shape if c0 is not None else 0),
         x.new_empty((*leading, hidden_size) if c0 is not None and keep >= KEEP_C else 0),
     )
+
+
+@torch.library.register_fake("fastrnn::stream")
+def _(
+    cell: str,
+    x: Tensor,
+    state: Tensor,
+    turn: int,
+    panels: list[Tensor],
+    biases: list[Tensor],
+    hidden_size: int,
+    size: int,
+    weights: str,
+    precision: int = 0,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], size))

@@ -199,23 +199,25 @@ _PACKED: dict[type[nn.Module], type[nn.Module]] = {
 def prepack(model: Model, weights: str | None = None) -> Model:
     """A copy of a layer, a cell or a model whose recurrent weights are packed once, for inference on a CPU.
 
-    A call then packs nothing. What is computed stays float32. Narrower weights are faster where a step
-    takes as long as its weights take to be read: with one or few sequences and weights that do not fit into
-    a fast cache. Elsewhere they only take less memory, and bfloat16 takes a little longer.
+    A call then packs nothing. Input, output, state and the cells' equations stay float32 whatever the
+    products are in. docs/serving.md has the speed and the error of each form.
 
     Args:
         model: a module in eval mode: one of this package's or torch.nn's recurrent ones, or any that
             contains some. It is left as it is.
-        weights: None, as they are; or, of float32 layers, "bfloat16" (8 bits of mantissa: relative error
-            of a weight up to 2^-9) or "int8" (a scale for each row: error of a weight up to 1/254 of the
-            largest in its row).
+        weights: None, as they are; or, for float32 layers,
+            "int8": weights, input and state are multiplied as 8 bits, with a scale for each row of each: an
+            error of up to 1/254 of the row's largest number; or
+            "bfloat16": they are rounded to bfloat16, a relative error of up to 2^-9. Only on processors
+            that multiply bfloat16.
 
     Returns:
         The copy. Its recurrent modules have no parameters: what was changed in the original afterwards
         takes another prepack().
 
     Raises:
-        ValueError: unknown ``weights``, a module in training mode, or none that can be packed.
+        ValueError: unknown ``weights``, or such as this processor is no faster with; a module in training
+            mode, or none that can be packed.
 
     Example:
         >>> import torch, fastrnn

@@ -29,6 +29,7 @@ SOURCE = """
 #define FASTRNN_TARGET tested
 #define FASTRNN_VECTOR_BYTES 64
 #define FASTRNN_HAS_AVX512
+#define FASTRNN_HAS_VNNI
 #define FASTRNN_HAS_BF16_DOT
 #define FASTRNN_HAS_AMX
 #define FASTRNN_EMULATED_AMX
@@ -45,6 +46,7 @@ namespace fastrnn::tested {
 #include "cpu/isa/matmul.inl.h"
 #include "cpu/isa/convert.inl.h"
 #include "cpu/isa/pack.inl.h"
+#include "cpu/isa/int8.inl.h"
 #include "cpu/isa/amx.inl.h"
 
 // acc [rows, vectors * 16] (+)= x [rows, x_row] times a panel of w: of its rows, gate by gate, where
@@ -52,11 +54,11 @@ namespace fastrnn::tested {
 template <int vectors, class Operand>
 void product(int rows, int64_t k, const float* x, int64_t x_row, const float* w, int64_t w_row, int gates,
              int64_t H, int64_t units, void* panels, float* acc, bool accumulate) {
-  using D = Dot<Operand, float, Operand>;
+  using D = Dot<Operand, float>;
   const int64_t columns = vectors * 16;
   Operand* panel = static_cast<Operand*>(panels);
   if (gates > 0) {
-    pack_transposed<float, Operand, float, Operand>(k, w, w_row, gates, H, units, columns / gates, panel);
+    pack_transposed<float, Operand, float>(k, w, w_row, gates, H, units, columns / gates, panel);
   } else {
     pack<float, Operand, float>(k, w, w_row, units, columns, panel);
   }
@@ -72,7 +74,36 @@ void product(int rows, int64_t k, const float* x, int64_t x_row, const float* w,
     }
   });
 }
+
+// The same of quantized rows and weights, gate by gate.
+template <int vectors>
+void int8_product(int rows, int64_t k, const float* x, const float* w, int gates, int64_t H, int64_t units,
+                  float* acc) {
+  const int64_t columns = vectors * 16, padded = int8_padded(k), row_bytes = padded + 64;
+  std::vector<int8_t> panel((padded + 8) * columns);
+  pack_int8(k, w, k, gates, H, units, columns / gates, panel.data());
+  std::vector<QuantizedByte> a(rows * row_bytes);
+  const QuantizedByte* pointers[max_tile_rows];
+  for (int m = 0; m < rows; ++m) {
+    quantize_row(k, x + m * k, &a[m * row_bytes]);
+    pointers[m] = &a[m * row_bytes];
+  }
+  for_constants(std::make_integer_sequence<int, max_tile_rows>{}, [&](auto row) {
+    if (row + 1 == rows) {
+      multiply_int8_by_tiles<row + 1, vectors>(padded, pointers, panel.data(), columns * int8_k_step, acc,
+                                               false);
+    }
+  });
+}
 }  // namespace fastrnn::tested
+
+extern "C" __attribute__((visibility("default"))) void int8_product(
+    int vectors, int rows, int64_t k, const float* x, const float* w, int gates, int64_t H, int64_t units,
+    float* acc) {
+  using namespace fastrnn;
+  const auto run = vectors == 3 ? tested::int8_product<3> : tested::int8_product<4>;
+  run(rows, k, x, w, gates, H, units, acc);
+}
 
 extern "C" __attribute__((visibility("default"))) void product(
     bool split, int vectors, int rows, int64_t k, const float* x, int64_t x_row, const float* w,
@@ -101,6 +132,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         "-mavx512bw",
         "-mavx512dq",
         "-mavx512vl",
+        "-mavx512vnni",
         "-mavx512bf16",
         "-mfma",
     ]
@@ -168,3 +200,34 @@ def test_product(
         ctypes.c_bool(accumulate),
     )
     np.testing.assert_allclose(acc, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("rows", [1, 2, 7, 16])
+@pytest.mark.parametrize(("vectors", "gates"), [(4, 4), (3, 3), (4, 1)])
+def test_product_of_bytes(library: ctypes.CDLL, vectors: int, gates: int, rows: int, k: int) -> None:
+    """Whole numbers with 127 among each row's are quantized to themselves, so that the sums are exact."""
+    random = np.random.default_rng(0)
+    columns = 16 * vectors
+    block = columns // gates
+    units = block - 3  # the rest is to be zero
+    H = block + 2
+    x = random.integers(-127, 128, (rows, k)).astype(np.float32)
+    w = random.integers(-127, 128, (gates * H, k)).astype(np.float32)
+    x[:, 0] = w[:, 0] = 127
+    expected = np.zeros((rows, columns), np.float32)
+    for g in range(gates):
+        expected[:, g * block : g * block + units] = x @ w[g * H : g * H + units].T
+    acc = np.full((rows, columns), np.nan, np.float32)
+    library.int8_product(
+        vectors,
+        rows,
+        ctypes.c_int64(k),
+        x.ctypes.data_as(ctypes.c_void_p),
+        w.ctypes.data_as(ctypes.c_void_p),
+        gates,
+        ctypes.c_int64(H),
+        ctypes.c_int64(units),
+        acc.ctypes.data_as(ctypes.c_void_p),
+    )
+    np.testing.assert_array_equal(acc, expected)

@@ -12,7 +12,12 @@ import pytest
 import fastrnn
 
 HERE = Path(__file__).resolve().parent
-TESTS = ("test_parity.py", "test_ops.py::test_equals_the_reference", "test_autograd.py::test_exhaustive")
+TESTS = (
+    "test_parity.py",
+    "test_int8.py",
+    "test_ops.py::test_equals_the_reference",
+    "test_autograd.py::test_exhaustive",
+)
 INFO = fastrnn.build_info()
 
 

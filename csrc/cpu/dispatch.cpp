@@ -15,7 +15,9 @@ namespace fastrnn {
 #define FASTRNN_TARGETS(X)          \
   X(portable, true)                 \
   X(avx2, has_avx2())               \
+  X(avx2_vnni, has_avx2_vnni())     \
   X(avx512, has_avx512())           \
+  X(avx512_vnni, has_avx512_vnni()) \
   X(avx512_bf16, has_avx512_bf16()) \
   X(avx512_amx, has_avx512_bf16() && has_amx())
 #else
@@ -39,7 +41,7 @@ bool amx_granted() {
 #elif defined(__linux__)
   constexpr long request_permission = 0x1023, tile_data = 18;
   return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-         syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+         __builtin_cpu_supports("amx-int8") && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
   return false;
 #endif
@@ -58,11 +60,20 @@ bool products_are_right(const Kernels& kernels, int largest) {
     for (float& number : *numbers)
       number = static_cast<float>((seed += 7919) % (2 * largest + 1) - largest);
   }
-  std::vector<Operand> operand(most_rows * padded), panel(padded * columns);
+  // Bytes that have 127 among them are quantized to themselves.
+  for (int64_t m = 0; m < most_rows; ++m) a[m * terms] = static_cast<float>(largest);
+  for (int64_t n = 0; n < columns; ++n) w[n * terms] = static_cast<float>(largest);
+  const int64_t row = padded + 64;  // and a scale
+  std::vector<Operand> operand(most_rows * row);
+  std::vector<typename Kernels::Panel> panel((padded + 8) * columns);
   const Operand* rows[most_rows];
   for (int64_t m = 0; m < most_rows; ++m) {
-    kernels.round_to_operand(terms, &a[m * terms], &operand[m * padded]);
-    rows[m] = &operand[m * padded];
+    if constexpr (Kernels::quantizes) {
+      kernels.quantize(terms, &a[m * terms], &operand[m * row]);
+    } else {
+      kernels.round_to_operand(terms, &a[m * terms], &operand[m * row]);
+    }
+    rows[m] = &operand[m * row];
   }
   kernels.pack_transposed(terms, w.data(), terms, 1, columns, columns, columns, panel.data());
   for (int count : {1, 7, max_tile_rows}) {
@@ -84,10 +95,13 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx2_vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
 bool has_amx() {
   return amx_granted() && products_are_right(*avx512_amx::target.f32_bf16_dot, 100) &&
-         products_are_right(*avx512_amx::target.f32_split, 450);
+         products_are_right(*avx512_amx::target.f32_split, 450) &&
+         products_are_right(*avx512_amx::target.f32_int8, 127);
 }
 #endif
 

@@ -24,7 +24,7 @@ class Forward {
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
   using Product = TransposedProduct<Kernels>;
-  static constexpr bool one_type = Kernels::one_type;
+  static constexpr bool one_type = Kernels::one_type, quantizes = Kernels::quantizes;
 
   Forward(const ForwardArgs<Storage>& args, const Kernels& kernels, const void* panels)
       : a_(args),
@@ -41,21 +41,22 @@ class Forward {
     const double work = 2.0 * cell_.gates * H_ * sizeof(Operand) / sizeof(float);
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
-    x_stride_ = reads_x() ? a_.x_row : operand_stride<Operand>(I_);
-    h_stride_ = in_place() ? P_ : operand_stride<Operand>(P_);
-    m_stride_ = operand_stride<Operand>(H_);
+    x_stride_ = reads_x() ? a_.x_row : row_stride(I_);
+    h_stride_ = in_place() ? P_ : row_stride(P_);
+    m_stride_ = row_stride(H_);
     for (int i = 0; i < partition_.slices(); ++i) {
       slices_.push_back(make_slice(part_of(q_.B, i, partition_.slices())));
     }
     find_state();
     if (projected()) {
-      m_ = workspace_.take<Operand>(q_.B * m_stride_);
+      if constexpr (!quantizes) m_ = workspace_.take<Operand>(q_.B * m_stride_);
       if constexpr (std::is_same_v<Operand, Compute>) {
         m_state_ = m_;
       } else {
         m_state_ = workspace_.take<Compute>(q_.B * m_stride_);
       }
     }
+    if constexpr (quantizes) find_quantized_rows();
   }
 
   int threads() const { return partition_.threads; }
@@ -65,9 +66,9 @@ class Forward {
       const auto alone = [](int64_t items, auto body) {
         for (int64_t i = 0; i < items; ++i) body(i);
       };
-      team.phase(id, slices_.size(), [&](int64_t i) { run(slices_[i], alone); });
+      team.phase(id, slices_.size(), [&](int64_t i) { run(slices_[i], i, alone); });
     } else {
-      run(slices_[0], [&](int64_t items, auto body) { team.phase(id, items, body); });
+      run(slices_[0], id, [&](int64_t items, auto body) { team.phase(id, items, body); });
     }
   }
 
@@ -99,10 +100,11 @@ class Forward {
     return slice;
   }
 
-  // All steps of a slice; for_items(n, body) calls body(0) .. body(n - 1), sharing them out or not. What
-  // is decided about chunks must not depend on who decides, since every thread does.
+  // All steps of a slice, by `worker`, one of the threads that share it; for_items(n, body) calls body(0)
+  // .. body(n - 1), sharing them out or not. What is decided about chunks must not depend on who decides,
+  // since every thread does.
   template <class ForItems>
-  void run(const Slice& slice, ForItems for_items) {
+  void run(const Slice& slice, int64_t worker, ForItems for_items) {
     for (const auto& [product, packs] : {std::pair{&slice.input, packs_input()},
                                          {&slice.recurrent, packs_recurrent()},
                                          {&slice.projection, packs_recurrent()}}) {
@@ -125,14 +127,20 @@ class Forward {
         for_items(recurrent_.blocks(), [&](int64_t j) {
           if (k == 0) start_units(slice, j);
           if (k == steps.begin) project(slice, steps, rows, j);
-          step(slice, steps, k, j);
+          step(slice, worker, steps, k, j);
         });
         if (projected()) {
-          for_items(projection_.blocks(), [&](int64_t j) { output_step(slice, k, j); });
+          for_items(projection_.blocks(), [&](int64_t j) { output_step(slice, worker, k, j); });
         }
       }
       k0 = steps.end;
     }
+  }
+
+  // Of operand rows of n numbers.
+  int64_t row_stride(int64_t n) const {
+    if constexpr (quantizes) n = round_up(n, k_.k_step) + sizeof(float);  // and their scale
+    return operand_stride<Operand>(n);
   }
 
   bool projected() const { return projects(a_.weights); }
@@ -183,13 +191,62 @@ class Forward {
         return;
       }
     }
-    for (Operand*& buffer : operand_) buffer = workspace_.take<Operand>(q_.B * h_stride_);
+    if constexpr (quantizes) {
+      for (Compute*& buffer : state_) buffer = workspace_.take<Compute>(q_.B * h_stride_);
+    } else {
+      for (Operand*& buffer : operand_) buffer = workspace_.take<Operand>(q_.B * h_stride_);
+    }
     if constexpr (std::is_same_v<Operand, Compute>) {
       for (int i = 0; i < 2; ++i) state_[i] = operand_[i];
-    } else {
+    } else if constexpr (!quantizes) {
       state_[0] = state_[1] = workspace_.take<Compute>(q_.B * h_stride_);
     }
     if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * H_);
+  }
+
+  // Quantizing takes whole rows, so that it can only begin when a step has ended. Each thread does so for
+  // itself: another phase of the team would take longer.
+  struct QuantizedRows {
+    Operand* rows;      // [B, stride]
+    int64_t step = -1;  // that they were made for
+  };
+
+  void find_quantized_rows() {
+    const int copies = partition_.by_batch ? 1 : partition_.threads;
+    Operand *h = workspace_.take<Operand>(copies * q_.B * h_stride_), *m = nullptr;
+    if (projected()) m = workspace_.take<Operand>(copies * q_.B * m_stride_);
+    for (int64_t i = 0; i < partition_.threads; ++i) {
+      const int64_t first = partition_.by_batch ? 0 : i * q_.B;
+      h_rows_.push_back({h + first * h_stride_});
+      if (m) m_rows_.push_back({m + first * m_stride_});
+    }
+  }
+
+  const Operand* quantized(QuantizedRows& own, const Slice& slice, int64_t k, int64_t n,
+                           const Compute* from, int64_t stride) {
+    if (own.step != k) {
+      own.step = k;
+      for (int64_t b : each(present(q_, slice.batch, q_.step(k)))) {
+        k_.quantize(n, from + b * stride, own.rows + b * stride);
+      }
+    }
+    return own.rows;
+  }
+
+  // [B, h_stride] h before step k, and [B, m_stride] the cell's output of step k, as products read them.
+  const Operand* h_operand(const Slice& slice, int64_t worker, int64_t k) {
+    if constexpr (quantizes) {
+      return quantized(h_rows_[worker], slice, k, P_, state_[k % 2], h_stride_);
+    } else {
+      return operand_[k % 2];
+    }
+  }
+  const Operand* m_operand(const Slice& slice, int64_t worker, int64_t k) {
+    if constexpr (quantizes) {
+      return quantized(m_rows_[worker], slice, k, H_, m_state_, m_stride_);
+    } else {
+      return m_;
+    }
   }
 
   // What a block's units have to themselves: their biases, and c.
@@ -223,6 +280,7 @@ class Forward {
     const int64_t first = q_.step(0);
     for (int64_t b = b0 + rows.begin; b < b0 + rows.end; ++b) {
       set_row(a_.h0, b, P_, h_stride_, q_.resets(first, b), state_[0], operand_[0]);
+      if constexpr (quantizes) continue;
       // The other buffer's padding is read as well, once its row has been written.
       std::fill(operand_[1] + b * h_stride_ + P_, operand_[1] + (b + 1) * h_stride_, Operand{});
       if (projected()) std::fill(m_ + b * m_stride_ + H_, m_ + (b + 1) * m_stride_, Operand{});
@@ -231,12 +289,12 @@ class Forward {
 
   void set_row(const Storage* from, int64_t b, int64_t n, int64_t stride, bool zero, Compute* state,
                Operand* operand) {
-    std::fill(operand + b * stride + n, operand + (b + 1) * stride, Operand{});
+    if constexpr (!quantizes) std::fill(operand + b * stride + n, operand + (b + 1) * stride, Operand{});
     if (zero) {
-      std::fill(operand + b * stride, operand + b * stride + n, Operand{});
-      std::fill(state + b * stride, state + b * stride + n, Compute(0));
+      if constexpr (!quantizes) std::fill_n(operand + b * stride, n, Operand{});
+      std::fill_n(state + b * stride, n, Compute(0));
     } else {
-      k_.to_operand(n, from + b * n, operand + b * stride);
+      if constexpr (!quantizes) k_.to_operand(n, from + b * n, operand + b * stride);
       if constexpr (!std::is_same_v<Operand, Compute>) {
         k_.to_compute(n, from + b * n, state + b * stride);
       }
@@ -248,8 +306,12 @@ class Forward {
     Operand* to = slice.x + row_in_chunk(q_, slice.batch, steps, k) * x_stride_;
     const Storage* from = a_.x + (q_.first ? q_.first[t] * a_.x_row : t * a_.x_step);
     for (int64_t b : each(present(q_, slice.batch, t))) {
-      k_.to_operand(I_, from + b * a_.x_row, to);
-      std::fill(to + I_, to + x_stride_, Operand{});
+      if constexpr (quantizes) {
+        k_.quantize(I_, from + b * a_.x_row, to);
+      } else {
+        k_.to_operand(I_, from + b * a_.x_row, to);
+        std::fill(to + I_, to + x_stride_, Operand{});
+      }
       to += x_stride_;
     }
   }
@@ -275,12 +337,13 @@ class Forward {
     product.multiply(j, count, pointers, acc);
   }
 
-  void step(const Slice& slice, Range steps, int64_t k, int64_t j) {
+  void step(const Slice& slice, int64_t worker, Range steps, int64_t k, int64_t j) {
     alignas(64) Compute acc[acc_size];
     const int64_t t = q_.step(k), u0 = j * recurrent_.block(), units = recurrent_.units(j);
     const int64_t row0 = row_in_chunk(q_, slice.batch, steps, k) - slice.batch.begin;
+    const Operand* h = h_operand(slice, worker, k);
     for_tiles(present(q_, slice.batch, t), slice.recurrent.tile_rows(), [&](int64_t b, int count) {
-      multiply(slice.recurrent, j, operand_[k % 2], h_stride_, b, count, acc);
+      multiply(slice.recurrent, j, h, h_stride_, b, count, acc);
       const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
       if (!q_.lengths) return cell(slice, k, b, count, u0, units, acc, pre);
       // Runs of rows that are active, and of rows that are not.
@@ -309,7 +372,7 @@ class Forward {
   void cell(const Slice& slice, int64_t k, int64_t b, int count, int64_t u0, int64_t units,
             const Compute* acc, const Compute* pre) {
     const int64_t row = q_.first_row(q_.step(k)) + b;
-    CellForward<Storage, Operand, Compute> t{};
+    CellForward<Storage, typename Kernels::CellOperand, Compute> t{};
     t.rows = count;
     t.units = units;
     t.block = recurrent_.block();
@@ -322,12 +385,12 @@ class Forward {
     if (projected()) {
       t.h_prev = t.h = m_state_ + b * m_stride_ + u0;
       t.h_row = t.operand_row = m_stride_;
-      t.operand = m_ + b * m_stride_ + u0;
+      if constexpr (!quantizes) t.operand = m_ + b * m_stride_ + u0;
     } else {
       t.h_prev = state_[k % 2] + b * h_stride_ + u0;
       t.h = state_[(k + 1) % 2] + b * h_stride_ + u0;
       t.h_row = t.operand_row = h_stride_;
-      t.operand = operand_[(k + 1) % 2] + b * h_stride_ + u0;
+      if constexpr (!quantizes) t.operand = operand_[(k + 1) % 2] + b * h_stride_ + u0;
       t.y = a_.y + row * P_ + u0;
       t.y_row = P_;
     }
@@ -372,22 +435,30 @@ class Forward {
 
   // What the next step finds as the h of a sequence that it starts anew, or that was not active.
   void carry_h(int64_t k, int64_t b, int64_t u0, int64_t units, bool anew) {
-    Operand* next = operand_[(k + 1) % 2] + b * h_stride_ + u0;
-    Compute* next_state = state_[(k + 1) % 2] + b * h_stride_ + u0;
+    const int64_t at = b * h_stride_ + u0;
+    Compute* next_state = state_[(k + 1) % 2] + at;
     if (anew) {
-      std::fill_n(next, units, Operand{});
       std::fill_n(next_state, units, Compute(0));
-    } else {
-      memcpy(next, operand_[k % 2] + b * h_stride_ + u0, units * sizeof(Operand));
+    } else if (next_state != state_[k % 2] + at) {
+      memcpy(next_state, state_[k % 2] + at, units * sizeof(Compute));
+    }
+    if constexpr (!std::is_same_v<Operand, Compute> && !quantizes) {
+      Operand* next = operand_[(k + 1) % 2] + at;
+      if (anew) {
+        std::fill_n(next, units, Operand{});
+      } else {
+        memcpy(next, operand_[k % 2] + at, units * sizeof(Operand));
+      }
     }
   }
 
   // h of a layer with a projection, from the cell's output.
-  void output_step(const Slice& slice, int64_t k, int64_t j) {
+  void output_step(const Slice& slice, int64_t worker, int64_t k, int64_t j) {
     alignas(64) Compute acc[acc_size];
     const int64_t t = q_.step(k), u0 = j * projection_.block(), units = projection_.units(j);
+    const Operand* rows = m_operand(slice, worker, k);
     for_tiles(present(q_, slice.batch, t), slice.projection.tile_rows(), [&](int64_t b0, int count) {
-      multiply(slice.projection, j, m_, m_stride_, b0, count, acc);
+      multiply(slice.projection, j, rows, m_stride_, b0, count, acc);
       for (int m = 0; m < count; ++m) {
         const int64_t b = b0 + m;
         Storage* y = a_.y + (q_.first_row(t) + b) * P_ + u0;
@@ -397,9 +468,9 @@ class Forward {
           continue;
         }
         k_.to_storage(units, h, y);
-        k_.round_to_operand(units, h, operand_[(k + 1) % 2] + b * h_stride_ + u0);
+        if constexpr (!quantizes) k_.round_to_operand(units, h, operand_[(k + 1) % 2] + b * h_stride_ + u0);
         if constexpr (!std::is_same_v<Operand, Compute>) {
-          std::copy_n(h, units, state_[0] + b * h_stride_ + u0);
+          std::copy_n(h, units, state_[(k + 1) % 2] + b * h_stride_ + u0);
         }
       }
     });
@@ -424,11 +495,12 @@ class Forward {
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t x_stride_, h_stride_, m_stride_;
-  Operand* operand_[2];         // [B, h_stride] h as products read it, in turn
-  Compute* state_[2];           // [B, h_stride] h as cells read it: the same memory, or one copy in Compute
-  Compute* c_ = nullptr;        // [B, H]
-  Operand* m_ = nullptr;        // [B, m_stride] the cell's output where a projection follows
-  Compute* m_state_ = nullptr;  // [B, m_stride] the same in Compute, or the same memory
+  Operand* operand_[2];   // [B, h_stride] h as products read it, in turn; none if rows are quantized
+  Compute* state_[2];     // [B, h_stride] h as cells read it: the same memory, or one or two in Compute
+  Compute* c_ = nullptr;  // [B, H]
+  Operand* m_ = nullptr;  // [B, m_stride] the cell's output where a projection follows
+  Compute* m_state_ = nullptr;                  // [B, m_stride] the same in Compute, or the same memory
+  std::vector<QuantizedRows> h_rows_, m_rows_;  // of each thread
 };
 
 }  // namespace
@@ -467,8 +539,7 @@ int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Stora
 FASTRNN_FORWARD(Kernels<float, float, float>)
 FASTRNN_FORWARD(Kernels<float, BFloat16, float>)
 FASTRNN_FORWARD(Kernels<float, SplitFloat, float>)
-FASTRNN_FORWARD(Kernels<float, float, float, BFloat16>)
-FASTRNN_FORWARD(Kernels<float, float, float, int8_t>)
+FASTRNN_FORWARD(Kernels<float, QuantizedByte, float>)
 FASTRNN_FORWARD(Kernels<double, double, double>)
 FASTRNN_FORWARD(Kernels<BFloat16, float, float>)
 FASTRNN_FORWARD(Kernels<Half, float, float>)

@@ -1,8 +1,9 @@
 // The kernels: what is compiled once for each instruction set (isa/), as tables of function pointers.
 //
-// Four types. Storage: of the tensors. Operand: what products read, Storage or what it is converted to if
-// the instruction set cannot multiply it. Compute: of sums, states and the cells' equations. Panel: of
-// packed weights; int8 has a scale for each column after the last row.
+// Four types. Storage: of the tensors. Operand: what products read, Storage or what it is converted to.
+// Compute: of sums, states and the cells' equations. Panel: of packed weights, Operand, or int8 if rows are
+// quantized. A quantized row ends with its scale, and a panel for such rows with two numbers of 4 bytes for
+// each column (isa/int8.inl.h).
 //
 // A block is the units that one tile computes. A product writes a tile acc [rows][vectors * lanes]: in the
 // forward pass [rows][gates][block], in a backward pass or projection [rows][block]. A panel holds a tile's
@@ -76,12 +77,15 @@ struct CellBackward {
   int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
 };
 
-template <class Storage_, class Operand_, class Compute_, class Panel_ = Operand_>
+template <class Storage_, class Operand_, class Compute_>
 struct Kernels {
   using Storage = Storage_;
   using Operand = Operand_;
   using Compute = Compute_;
-  using Panel = Panel_;
+  static constexpr bool quantizes = std::is_same_v<Operand, QuantizedByte>;
+  using Panel = std::conditional_t<quantizes, int8_t, Operand>;
+  // Of the new h that a cell writes for the next product. It quantizes none, which takes a whole row.
+  using CellOperand = std::conditional_t<quantizes, Compute, Operand>;
   static constexpr bool one_type = std::is_same_v<Storage, Compute> && std::is_same_v<Operand, Compute>;
 
   int lanes;           // Compute numbers in a vector
@@ -96,8 +100,8 @@ struct Kernels {
   }
 
   // multiply[vectors][rows]: acc[m][n] (+)= sum over k of a[m][k] * panel[k][n], for 1..tile_rows rows m at
-  // a constant distance, and vectors * lanes columns n. 3 or 4 vectors; without matrix tiles, and if Panel
-  // is Operand, also 1 or 2. panel_row: stride from k to k + k_step.
+  // a constant distance, and vectors * lanes columns n. 3 or 4 vectors; without matrix tiles, and
+  // unless quantizes, also 1 or 2. panel_row: stride from k to k + k_step.
   using Multiply = void (*)(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row,
                             Compute* acc, bool accumulate);
   Multiply multiply[max_tile_vectors + 1][max_tile_rows + 1];
@@ -110,21 +114,23 @@ struct Kernels {
   // Packs the panel of a block for a product with w transposed: column g * block + u is row g * H + u of w.
   void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
                           int64_t block, Panel* panel);
-  // Packs the panel of a block for a product with w: column u is column u of w. If Panel is Operand.
+  // Packs the panel of a block for a product with w: column u is column u of w. Unless quantizes.
   void (*pack)(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel);
 
   void (*to_compute)(int64_t n, const Storage* from, Compute* to);
   void (*to_storage)(int64_t n, const Compute* from, Storage* to);
   void (*to_operand)(int64_t n, const Storage* from, Operand* to);
   void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
+  // A row of n numbers, with its padding and scale; only if quantizes, and then in place of the two above.
+  void (*quantize)(int64_t n, const Compute* from, Operand* to);
   // to[u] = sum over rows of from[row][u]; only if one_type
   void (*sum_rows)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
   // pre[row][g * H + u] = acc[row][g * block + u] + bias[g * H + u]
   void (*add_bias)(int rows, int gates, int64_t units, int64_t block, int64_t H, const Compute* acc,
                    const Compute* bias, Compute* pre, int64_t pre_row);
 
-  void (*forward[static_cast<int>(CellId::count)])(const CellForward<Storage, Operand, Compute>&);
-  void (*backward[static_cast<int>(CellId::count)])(const CellBackward<Storage, Operand, Compute>&);
+  void (*forward[static_cast<int>(CellId::count)])(const CellForward<Storage, CellOperand, Compute>&);
+  void (*backward[static_cast<int>(CellId::count)])(const CellBackward<Storage, CellOperand, Compute>&);
 };
 
 // An instruction set's tables. Null if it has nothing better than float operands.
@@ -135,10 +141,9 @@ struct Target {
   const Kernels<BFloat16, float, float>* bf16;
   const Kernels<Half, float, float>* f16;
   const Kernels<BFloat16, BFloat16, float>* bf16_dot;
-  const Kernels<float, BFloat16, float>* f32_bf16_dot;    // float tensors, products of bfloat16
-  const Kernels<float, SplitFloat, float>* f32_split;     // float tensors, products of their two halves
-  const Kernels<float, float, float, BFloat16>* f32_w16;  // float tensors, weights packed as bfloat16
-  const Kernels<float, float, float, int8_t>* f32_w8;     // and as int8
+  const Kernels<float, BFloat16, float>* f32_bf16_dot;   // float tensors, products of bfloat16
+  const Kernels<float, SplitFloat, float>* f32_split;    // float tensors, products of their two halves
+  const Kernels<float, QuantizedByte, float>* f32_int8;  // float tensors, products of bytes
 };
 
 }  // namespace fastrnn

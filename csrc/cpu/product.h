@@ -83,8 +83,8 @@ class TransposedProduct {
   int64_t first_gate(int tile) const { return tile == 0 ? 0 : gates_ - tile_gates_; }
   int64_t tile_columns() const { return tile_gates_ * block_; }
   int64_t tile_bytes() const {
-    const int64_t scales = std::is_same_v<Panel, int8_t> ? tile_columns() * sizeof(Compute) : 0;
-    return round_up(k_padded_ * tile_columns() * sizeof(Panel) + scales, 64);
+    constexpr int64_t more = Kernels::quantizes ? sizeof(int32_t) + sizeof(float) : 0;  // for each column
+    return round_up(k_padded_ * tile_columns() * sizeof(Panel) + tile_columns() * more, 64);
   }
   Panel* panel(int64_t j, int tile) const {
     return reinterpret_cast<Panel*>(panels_ + j * panel_bytes() + tile * tile_bytes());

@@ -18,6 +18,11 @@ struct SplitFloat {
   BFloat16 high, low;
 };
 
+// A number of a quantized row, whose scale follows its last number: scale * (bits - 128).
+struct QuantizedByte {
+  uint8_t bits;
+};
+
 // The type that products are summed, states are kept and cells are computed in.
 template <class Storage>
 struct ComputeOf {

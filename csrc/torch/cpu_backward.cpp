@@ -221,7 +221,7 @@ void run(Call& call) {
   with_kernels(call.kernels, [&](const auto& table) {
     using K = std::remove_cvref_t<decltype(table)>;
     using S = typename K::Storage;
-    if constexpr (std::is_same_v<typename K::Panel, typename K::Operand>) {
+    if constexpr (!K::quantizes) {
       const ProductFactors<S> factors{call.d.template data<S>(), call.dh.template data<S>(),
                                       call.output.template data<S>()};
       run_backward(backward_args<S>(call.layer, call.sequence, call.in, call.out), factors, table);

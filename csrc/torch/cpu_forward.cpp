@@ -64,6 +64,16 @@ int64_t panel_bytes(const LayerTensors& layer, const CellInfo& info, const AnyKe
 
 }  // namespace
 
+void check_panels(const LayerTensors& layer, const AnyKernels& kernels, const Tensor& panels) {
+  FASTRNN_CHECK_VALUE(layer.P == layer.H || layer.cell->projects, "fastrnn: ", layer.cell->name,
+                      " has no projection");
+  const int64_t expected = panel_bytes(layer, *layer.cell, kernels);
+  FASTRNN_CHECK_VALUE(
+      panels.dtype() == Dtype::uint8 && panels.numel() == expected && panels.is_contiguous(),
+      "fastrnn: these weights were packed for a layer of other sizes or another precision: ",
+      panels.numel(), " bytes, expected ", expected);
+}
+
 Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
                std::string_view weights, int64_t precision) {
   const CellInfo& info = cell_info(find_cell(cell));
@@ -93,16 +103,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision) {
   FASTRNN_CHECK_VALUE(h0.dim() == 2, "fastrnn: h0 must have 2 dimensions, got ", h0.dim());
   LayerTensors layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, hidden_size, h0.size(1));
-  FASTRNN_CHECK_VALUE(layer.P == layer.H || layer.cell->projects, "fastrnn: ", layer.cell->name,
-                      " has no projection");
   check_biases(layer, b_ih, b_hh);
   const AnyKernels kernels = choose_kernels(x.dtype(), find_packing(weights, x.dtype()),
                                             static_cast<Precision>(precision), /*may_split=*/false);
-  const int64_t expected = panel_bytes(layer, *layer.cell, kernels);
-  FASTRNN_CHECK_VALUE(
-      panels.dtype() == Dtype::uint8 && panels.numel() == expected && panels.is_contiguous(),
-      "fastrnn: these weights were packed for a layer of other sizes or another precision: ",
-      panels.numel(), " bytes, expected ", expected);
+  check_panels(layer, kernels, panels);
   ForwardResults out = allocate_results(layer, std::min<int64_t>(keep, keep_c));
   run_forward(layer, OwnedSequence(layer, reverse), kernels, panels.data<void>(), out);
   return {std::move(out.y), std::move(out.h_n), std::move(out.c_n), std::move(out.c)};

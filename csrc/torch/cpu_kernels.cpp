@@ -4,8 +4,12 @@ namespace fastrnn {
 namespace {
 
 AnyKernels choose_float_kernels(const Target& t, Packing packing, Precision precision, bool may_split) {
-  if (packing == Packing::bf16) return t.f32_w16;
-  if (packing == Packing::int8) return t.f32_w8;
+  if (packing == Packing::bf16) {
+    FASTRNN_CHECK_VALUE(t.f32_bf16_dot, "bfloat16 weights would be no faster on ", t.name,
+                        ", which has no products of bfloat16: pack as int8 or as float32");
+    return t.f32_bf16_dot;
+  }
+  if (packing == Packing::int8) return t.f32_int8;
   if (t.f32_bf16_dot == nullptr) return t.f32;  // rounded products would be no faster
   if (precision == Precision::medium) return t.f32_bf16_dot;
   if (t.f32_split && precision == Precision::high && may_split) return t.f32_split;

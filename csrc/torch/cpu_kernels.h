@@ -20,15 +20,14 @@ enum class Precision : int64_t { highest = 0, high = 1, medium = 2 };
 
 Packing find_packing(std::string_view weights, Dtype dtype);
 
-using AnyKernels = std::variant<const Kernels<float, float, float>*,            //
-                                const Kernels<double, double, double>*,         //
-                                const Kernels<BFloat16, float, float>*,         //
-                                const Kernels<Half, float, float>*,             //
-                                const Kernels<BFloat16, BFloat16, float>*,      //
-                                const Kernels<float, BFloat16, float>*,         //
-                                const Kernels<float, SplitFloat, float>*,       //
-                                const Kernels<float, float, float, BFloat16>*,  //
-                                const Kernels<float, float, float, int8_t>*>;
+using AnyKernels = std::variant<const Kernels<float, float, float>*,        //
+                                const Kernels<double, double, double>*,     //
+                                const Kernels<BFloat16, float, float>*,     //
+                                const Kernels<Half, float, float>*,         //
+                                const Kernels<BFloat16, BFloat16, float>*,  //
+                                const Kernels<float, BFloat16, float>*,     //
+                                const Kernels<float, SplitFloat, float>*,   //
+                                const Kernels<float, QuantizedByte, float>*>;
 
 // may_split: products of split floats may be used if `precision` allows them.
 AnyKernels choose_kernels(Dtype dtype, Packing packing, Precision precision, bool may_split);

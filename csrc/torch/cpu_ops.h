@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "torch/arguments.h"
 #include "torch/cpu_kernels.h"
@@ -30,6 +31,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
     const Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
     std::string_view weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision);
+
+Tensor stream(std::string_view cell, const Tensor& x, const Tensor& state, int64_t turn,
+              const std::vector<Tensor>& panels, const std::vector<Tensor>& biases, int64_t hidden_size,
+              int64_t size, std::string_view weights, int64_t precision);
+
+// Throws ValueError if panels are not those of a layer of these sizes for these kernels.
+void check_panels(const LayerTensors& layer, const AnyKernels& kernels, const Tensor& panels);
 
 // Forward of a checked layer into `out`. panels: its matrices as prepack() made them, or null.
 void run_forward(const LayerTensors& layer, const Sequence& sequence, const AnyKernels& kernels,

@@ -28,8 +28,13 @@
 // GPU anything but 0 allows TF32.
 //
 // prepack packs a layer's matrices for this process's kernels, as `weights` says: own (the dtype they
-// have), bfloat16 or int8 (with a scale for each row). forward_prepacked is forward with them; it has no
-// backward, and keep is at most 1.
+// have), bfloat16 (for products of bfloat16) or int8 (for products of bytes, with a scale for each row).
+// forward_prepacked is forward with them; it has no backward, and keep is at most 1.
+//
+// stream is forward_prepacked of a stack of layers in one direction, whose size of h (P) is `size` in all:
+// x [B, I] or [T, B, I] -> y. It reads the state from one of two copies in `state` and writes it into the
+// other, which turn 1 has exchanged; each is h [layers, B, P] and then c [layers, B, H] for cells with a
+// second state. biases are b_ih and b_hh of each layer, or none.
 //
 // cells and cpu_build tell, as lines of words, what the registry says of each cell, and how this library
 // was built and what it runs on.
@@ -88,6 +93,9 @@ const bool registered [[maybe_unused]] = [] {
       "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, "
       "Tensor? b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
       "bool reverse, int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  ops.define(
+      "stream(str cell, Tensor x, Tensor(a!) state, int turn, Tensor[] panels, Tensor[] biases, "
+      "int hidden_size, int size, str weights, int precision=0) -> Tensor");
   ops.define("cells() -> str");
   ops.define("cpu_build() -> str");
   ops.define("cpu_target() -> str");
@@ -102,6 +110,7 @@ const bool registered [[maybe_unused]] = [] {
   cpu.implement<backward>("backward");
   cpu.implement<prepack>("prepack");
   cpu.implement<forward_prepacked>("forward_prepacked");
+  cpu.implement<stream>("stream");
 
   Library all = Library::implementations("CompositeExplicitAutograd");
   all.implement<cells>("cells");

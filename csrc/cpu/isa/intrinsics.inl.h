@@ -1,17 +1,6 @@
 // What takes instructions that the compiler's vector types do not lead to, each with a plain form for
-// targets without them: int8 and float16 conversion, incomplete vectors, products of bfloat16 pairs.
+// targets without them: float16 conversion, incomplete vectors, products of bfloat16 pairs and of bytes.
 // (lanes.inl.h has clamps, amx.inl.h matrix tiles.)
-
-// int8 to int32. By intrinsics where possible: GCC converts one number after the other.
-FASTRNN_INLINE Vec<int32_t> widen(Int8s bytes) {
-#if defined(FASTRNN_HAS_AVX512)
-  return bits_as<Vec<int32_t>>(_mm512_maskz_cvtepi8_epi32(0xffff, bits_as<__m128i>(bytes)));
-#elif defined(FASTRNN_HAS_AVX2)
-  return bits_as<Vec<int32_t>>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits_as<int64_t>(bytes))));
-#else
-  return __builtin_convertvector(bytes, Vec<int32_t>);
-#endif
-}
 
 #if defined(FASTRNN_HAS_AVX512)
 FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
@@ -84,5 +73,41 @@ FASTRNN_INLINE void store_some(Number* to, V v, int64_t count) {
 using Pairs = __m512bh;
 FASTRNN_INLINE void add_pairs(Vec<float>& sum, Pairs x, Pairs w) {
   sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, x, w);
+}
+#endif
+
+// The low byte of each number.
+FASTRNN_INLINE void store_low_bytes(void* to, Vec<int32_t> v) {
+#if defined(FASTRNN_HAS_AVX512)
+  _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_maskz_cvtepi32_epi8(0xffff, bits_as<__m512i>(v)));
+#else
+  const auto bytes = __builtin_convertvector(v, VectorOf<uint8_t, FASTRNN_VECTOR_BYTES / 4>::type);
+  memcpy(to, &bytes, sizeof(bytes));
+#endif
+}
+
+#if defined(FASTRNN_HAS_VNNI)
+// Adds the products of 4 unsigned bytes of x with 4 signed ones of w to each sum. In assembly, since GCC 12
+// copies the sum before and after the intrinsic, which takes as long as the product.
+FASTRNN_INLINE void add_byte_products(Vec<int32_t>& sum, Vec<int32_t> x, Vec<int32_t> w) {
+#if defined(FASTRNN_HAS_AVX512)
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+#else
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+#endif
+}
+#else
+using Int16s = Vec<int16_t>;
+// Adds the products of 2 numbers of x with 2 of w, each of 9 bits at most, to each sum.
+FASTRNN_INLINE void add_pairs(Vec<int32_t>& sum, Int16s x, Int16s w) {
+#if defined(FASTRNN_HAS_AVX512)
+  const auto mask = static_cast<__mmask16>(0xffff);
+  sum += bits_as<Vec<int32_t>>(_mm512_maskz_madd_epi16(mask, bits_as<__m512i>(x), bits_as<__m512i>(w)));
+#elif defined(FASTRNN_HAS_AVX2)
+  sum += bits_as<Vec<int32_t>>(_mm256_madd_epi16(bits_as<__m256i>(x), bits_as<__m256i>(w)));
+#else
+  const auto products = bits_as<Vec<int32_t>>(x * w);  // 255 * 127 fits in 16 bits
+  sum += ((products << 16) >> 16) + (products >> 16);
+#endif
 }
 #endif

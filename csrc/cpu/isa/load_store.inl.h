@@ -71,10 +71,3 @@ FASTRNN_INLINE void store(SplitFloat* to, Vec<float> v, int64_t count) {
   const Bits32 words = __builtin_convertvector(high, Bits32) | (__builtin_convertvector(low, Bits32) << 16);
   memcpy(to, &words, count * sizeof(SplitFloat));
 }
-
-// Always a whole vector: only panels are int8.
-FASTRNN_INLINE Vec<float> load(const int8_t* from, int64_t) {
-  Int8s bytes;
-  memcpy(&bytes, from, sizeof(bytes));
-  return __builtin_convertvector(widen(bytes), Vec<float>);
-}

@@ -1,21 +1,20 @@
 // Matrix products of a tile of rows with a panel (multiply), or with unpacked weights (multiply_rows).
 
 // How `pair` numbers of a row are multiplied with as many rows of a panel, stored side by side, and added
-// to a vector of sums. Panels are padded to a multiple of k_step rows, and may be stored in a narrower
-// type.
-template <class Operand, class Compute, class Panel>
+// to a vector of sums. Panels are padded to a multiple of k_step rows.
+template <class Operand, class Compute>
 struct Dot {
   static_assert(std::is_same_v<Operand, Compute>);
   static constexpr int pair = 1, k_step = 1;
   using Weight = Vec<Compute>;
-  static FASTRNN_INLINE Weight weight(const Panel* panel) { return load(panel, lanes_of<Compute>); }
+  static FASTRNN_INLINE Weight weight(const Operand* panel) { return load(panel, lanes_of<Compute>); }
   static FASTRNN_INLINE Weight broadcast(const Operand* a) { return splat(*a); }
   static FASTRNN_INLINE void add(Vec<Compute>& sum, Weight x, Weight w) { sum += x * w; }
 };
 
 #ifdef FASTRNN_HAS_BF16_DOT
 template <>
-struct Dot<BFloat16, float, BFloat16> {
+struct Dot<BFloat16, float> {
   static constexpr int pair = 2;
 #ifdef FASTRNN_HAS_AMX
   static constexpr int k_step = 32;
@@ -40,17 +39,17 @@ struct Dot<BFloat16, float, BFloat16> {
 #ifdef FASTRNN_HAS_AMX
 // Words of a high and a low part, which matrix tiles multiply as pairs.
 template <>
-struct Dot<SplitFloat, float, SplitFloat> {
+struct Dot<SplitFloat, float> {
   static constexpr int pair = 1, k_step = 16;
 };
 #endif
 
 // kernels.h: Multiply. A tile of few sums has several sets of them, `chains`, added up at the end: with one
 // set, each addition would wait for the one before.
-template <int rows, int vectors, class Operand, class Compute, class Panel>
-void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t panel_row, Compute* acc,
+template <int rows, int vectors, class Operand, class Compute>
+void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
               bool accumulate) {
-  using D = Dot<Operand, Compute, Panel>;
+  using D = Dot<Operand, Compute>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4;
   Vec<Compute> sum[chains][rows][vectors] = {};
@@ -58,7 +57,7 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) row[m] = a[m];
 
-  auto step = [&](int chain, int64_t at, const Panel* p) __attribute__((always_inline)) {
+  auto step = [&](int chain, int64_t at, const Operand* p) __attribute__((always_inline)) {
     typename D::Weight w[vectors];
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::pair);
@@ -86,10 +85,6 @@ void multiply(int64_t k, const Operand* const* a, const Panel* panel, int64_t pa
       Vec<Compute> total = sum[0][m][n];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
-      if constexpr (std::is_same_v<Panel, int8_t>) {
-        // The columns' scales follow the panel's last row.
-        total *= load(reinterpret_cast<const Compute*>(panel) + n * lanes, lanes);
-      }
       Compute* to = acc + (m * vectors + n) * lanes;
       if (accumulate) total += load(to, lanes);
       store(to, total, lanes);
@@ -111,7 +106,7 @@ struct RowDot {
 
 #ifdef FASTRNN_HAS_BF16_DOT
 template <>
-struct RowDot<BFloat16, BFloat16, float> : Dot<BFloat16, float, BFloat16> {
+struct RowDot<BFloat16, BFloat16, float> : Dot<BFloat16, float> {
   static constexpr int64_t numbers = 2 * lanes_of<float>;
   using Word = Weight;
   static FASTRNN_INLINE Word read(const BFloat16* from, int64_t count) {

@@ -52,46 +52,26 @@ FASTRNN_INLINE void transpose_panel(int64_t k, const Storage* w, int64_t w_row, 
   }
 }
 
-template <class Storage, class Operand, class Compute, class Panel>
+template <class Storage, class Operand, class Compute>
 void pack_transposed(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
-                     int64_t block, Panel* panel) {
-  using D = Dot<Operand, Compute, Panel>;
+                     int64_t block, Operand* panel) {
+  using D = Dot<Operand, Compute>;
+  using Word = PanelWord<D::pair, Compute>;
   const int64_t columns = gates * block;
-  if constexpr (std::is_same_v<Panel, int8_t>) {
-    // A column's largest weight is 127 of its scale.
-    Compute* scales = reinterpret_cast<Compute*>(panel + k * columns);
-    for (int64_t n = 0; n < columns; ++n) scales[n] = 0;
-    auto magnitude = [&](int64_t, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
-      const Vec<Compute> seen = load(scales + column, lanes_of<Compute>);
-      v = v < 0 ? -v : v;
-      store(scales + column, v > seen ? v : seen, lanes_of<Compute>);
-    };
-    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, magnitude);
-    for (int64_t n = 0; n < columns; ++n) scales[n] = scales[n] > 0 ? scales[n] / 127 : Compute(1);
-    auto round = [&](int64_t i, int64_t column, Vec<Compute> v) __attribute__((always_inline)) {
-      v = v / load(scales + column, lanes_of<Compute>);
-      v = v < 0 ? v - Compute(0.5) : v + Compute(0.5);
-      const auto narrow = __builtin_convertvector(v, Int8s);
-      memcpy(panel + i * columns + column, &narrow, sizeof(narrow));
-    };
-    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, round);
-  } else {
-    using Word = PanelWord<D::pair, Compute>;
-    auto put = [&](int64_t i, int64_t column, Vec<Word> v) __attribute__((always_inline)) {
-      Panel* to = panel + (i * columns + column) * D::pair;
-      if constexpr (std::is_same_v<Panel, Compute> || D::pair == 2) {
-        memcpy(to, &v, sizeof(v));
-      } else {
-        store(to, v, lanes_of<Compute>);
-      }
-    };
-    transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, put);
-  }
+  auto put = [&](int64_t i, int64_t column, Vec<Word> v) __attribute__((always_inline)) {
+    Operand* to = panel + (i * columns + column) * D::pair;
+    if constexpr (std::is_same_v<Operand, Compute> || D::pair == 2) {
+      memcpy(to, &v, sizeof(v));
+    } else {
+      store(to, v, lanes_of<Compute>);
+    }
+  };
+  transpose_panel<D, Compute>(k, w, w_row, gates, H, units, block, put);
 }
 
 template <class Storage, class Operand, class Compute>
 void pack(int64_t k, const Storage* w, int64_t w_row, int64_t units, int64_t block, Operand* panel) {
-  using D = Dot<Operand, Compute, Operand>;
+  using D = Dot<Operand, Compute>;
   constexpr int step = D::pair;
   const int64_t padded = (k + D::k_step - 1) / D::k_step * D::k_step;
   Operand row[max_tile_vectors * lanes_of<Compute>];

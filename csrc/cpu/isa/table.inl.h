@@ -4,15 +4,14 @@
 #include "cpu/isa/amx.inl.h"
 #endif
 
-template <class Storage, class Operand, class Compute, class Panel = Operand>
-constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
-  using K = Kernels<Storage, Operand, Compute, Panel>;
+template <class Storage, class Operand, class Compute>
+constexpr Kernels<Storage, Operand, Compute> make_kernels() {
+  using K = Kernels<Storage, Operand, Compute>;
   K k{};
   k.lanes = lanes_of<Compute>;
-  k.k_step = Dot<Operand, Compute, Panel>::k_step;
+  k.k_step = Dot<Operand, Compute>::k_step;
 #ifdef FASTRNN_HAS_AMX
-  constexpr bool tiles = std::is_same_v<Panel, Operand> &&
-                         (std::is_same_v<Operand, BFloat16> || std::is_same_v<Operand, SplitFloat>);
+  constexpr bool tiles = std::is_same_v<Operand, BFloat16> || std::is_same_v<Operand, SplitFloat>;
 #else
   constexpr bool tiles = false;
 #endif
@@ -26,20 +25,17 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
       k.multiply[4][rows] = multiply_by_tiles<rows, 4, Operand>;
 #endif
     } else {
-      if constexpr (rows <= FASTRNN_TILE_ROWS_3)
-        k.multiply[3][rows] = multiply<rows, 3, Operand, Compute, Panel>;
+      if constexpr (rows <= FASTRNN_TILE_ROWS_3) k.multiply[3][rows] = multiply<rows, 3, Operand, Compute>;
       if constexpr (rows <= FASTRNN_TILE_ROWS_4) {
-        if constexpr (std::is_same_v<Panel, Operand>) {
-          k.multiply[1][rows] = multiply<rows, 1, Operand, Compute, Panel>;
-          k.multiply[2][rows] = multiply<rows, 2, Operand, Compute, Panel>;
-        }
-        k.multiply[4][rows] = multiply<rows, 4, Operand, Compute, Panel>;
+        k.multiply[1][rows] = multiply<rows, 1, Operand, Compute>;
+        k.multiply[2][rows] = multiply<rows, 2, Operand, Compute>;
+        k.multiply[4][rows] = multiply<rows, 4, Operand, Compute>;
       }
     }
   });
   k.multiply_rows = multiply_rows<Storage, Operand, Compute>;
-  k.pack_transposed = pack_transposed<Storage, Operand, Compute, Panel>;
-  if constexpr (std::is_same_v<Panel, Operand>) k.pack = pack<Storage, Operand, Compute>;
+  k.pack_transposed = pack_transposed<Storage, Operand, Compute>;
+  k.pack = pack<Storage, Operand, Compute>;
   k.to_compute = convert<Storage, Compute, Compute>;
   k.to_storage = convert<Compute, Storage, Compute>;
   k.to_operand = convert<Storage, Operand, Compute>;
@@ -54,6 +50,52 @@ constexpr Kernels<Storage, Operand, Compute, Panel> make_kernels() {
   return k;
 }
 
+constexpr Kernels<float, QuantizedByte, float> make_int8_kernels() {
+  Kernels<float, QuantizedByte, float> k{};
+  k.lanes = lanes_of<float>;
+  k.k_step = int8_k_step;
+#ifdef FASTRNN_HAS_AMX
+  k.rows_3 = k.rows_4 = max_tile_rows;
+#else
+  k.rows_3 = FASTRNN_TILE_ROWS_3;
+  k.rows_4 = FASTRNN_TILE_ROWS_4;
+#endif
+  for_constants(std::make_integer_sequence<int, max_tile_rows>{}, [&](auto row) {
+    constexpr int rows = row + 1;
+#ifdef FASTRNN_HAS_AMX
+    k.multiply[3][rows] = multiply_int8_by_tiles<rows, 3>;
+    k.multiply[4][rows] = multiply_int8_by_tiles<rows, 4>;
+#else
+    if constexpr (rows <= FASTRNN_TILE_ROWS_3) k.multiply[3][rows] = multiply_int8<rows, 3>;
+    if constexpr (rows <= FASTRNN_TILE_ROWS_4) k.multiply[4][rows] = multiply_int8<rows, 4>;
+#endif
+  });
+  k.pack_transposed = pack_int8;
+  k.quantize = quantize_row;
+  k.to_compute = convert<float, float, float>;
+  k.to_storage = convert<float, float, float>;
+  k.add_bias = add_bias<float>;
+#define FASTRNN_CELL_KERNELS(name, type) \
+  k.forward[static_cast<int>(CellId::name)] = cell_forward<type, float, float, float>;
+  FASTRNN_CELLS(FASTRNN_CELL_KERNELS)
+#undef FASTRNN_CELL_KERNELS
+  return k;
+}
+
+constexpr auto f32_int8 = make_int8_kernels();
+
+#define FASTRNN_NAME_OF(name) #name
+#define FASTRNN_NAME(name) FASTRNN_NAME_OF(name)
+extern const Target target;
+
+#ifdef FASTRNN_BASE_TARGET
+const Target target = [] {
+  Target t = FASTRNN_BASE_TARGET::target;
+  t.name = FASTRNN_NAME(FASTRNN_TARGET);
+  t.f32_int8 = &f32_int8;
+  return t;
+}();
+#else
 constexpr auto f32 = make_kernels<float, float, float>();
 constexpr auto f64 = make_kernels<double, double, double>();
 constexpr auto bf16 = make_kernels<BFloat16, float, float>();
@@ -65,12 +107,7 @@ constexpr auto f32_bf16_dot = make_kernels<float, BFloat16, float>();
 #ifdef FASTRNN_HAS_AMX
 constexpr auto f32_split = make_kernels<float, SplitFloat, float>();
 #endif
-constexpr auto f32_w16 = make_kernels<float, float, float, BFloat16>();
-constexpr auto f32_w8 = make_kernels<float, float, float, int8_t>();
 
-#define FASTRNN_NAME_OF(name) #name
-#define FASTRNN_NAME(name) FASTRNN_NAME_OF(name)
-extern const Target target;
 const Target target = {
     FASTRNN_NAME(FASTRNN_TARGET),
     &f32,
@@ -89,6 +126,6 @@ const Target target = {
 #else
     nullptr,
 #endif
-    &f32_w16,
-    &f32_w8,
+    &f32_int8,
 };
+#endif

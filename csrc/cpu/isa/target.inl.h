@@ -1,15 +1,21 @@
 // Compiles the kernels for one instruction set. A file in targets/ defines these macros and includes this
 // one:
 //
-//   FASTRNN_TARGET             the namespace of its kernels, and the name that users see
-//   FASTRNN_COMPILER_TARGET    a string: the extensions that the compiler may use; undefined for its
-//   default FASTRNN_VECTOR_BYTES       size of a SIMD vector: 16, 32 or 64 FASTRNN_TILE_ROWS_3, _4    most
-//   rows of a product's tile that is 3, or 1, 2 or 4, vectors wide, such that
-//                              its sums, weights and one operand fit in the registers
-//   FASTRNN_HAS_AVX512         vectors of 64 bytes, with masks            } how intrinsics.inl.h and
-//   lanes.inl.h FASTRNN_HAS_AVX2, _F16C    vectors of 32 bytes, float16 conversion    } convert, load and
-//   clamp FASTRNN_HAS_BF16_DOT       one instruction multiplies pairs of bfloat16 and adds to float
-//   FASTRNN_HAS_AMX            matrix tiles of such pairs
+//   FASTRNN_TARGET           the namespace of its kernels, and the name that users see
+//   FASTRNN_BASE_TARGET      another target, whose tables it takes but for int8; undefined for none
+//   FASTRNN_COMPILER_TARGET  a string: extensions that the compiler may use; undefined for its default
+//   FASTRNN_VECTOR_BYTES     size of a SIMD vector: 16, 32 or 64
+//   FASTRNN_TILE_ROWS_3      most rows of a product's tile 3 vectors wide, such that its sums, weights and
+//                            one operand fit in the registers
+//   FASTRNN_TILE_ROWS_4      the same for 1, 2 and 4 vectors
+//
+// and, for intrinsics.inl.h and lanes.inl.h,
+//
+//   FASTRNN_HAS_AVX512       vectors of 64 bytes, with masks
+//   FASTRNN_HAS_AVX2, _F16C  vectors of 32 bytes, float16 conversion
+//   FASTRNN_HAS_VNNI         one instruction multiplies fours of bytes and adds to int32
+//   FASTRNN_HAS_BF16_DOT     one instruction multiplies pairs of bfloat16 and adds to float
+//   FASTRNN_HAS_AMX          matrix tiles of both
 //
 // A header named .inl.h is compiled once for each instruction set. It has no include guard, no namespace
 // and no includes of its own, and is included by this file alone. The system's headers are included before
@@ -41,6 +47,12 @@ namespace fastrnn {
 
 #include "cpu/isa/lanes.inl.h"
 
+#ifdef FASTRNN_BASE_TARGET
+namespace FASTRNN_BASE_TARGET {
+extern const Target target;
+}
+#endif
+
 namespace FASTRNN_TARGET {
 
 #include "cpu/isa/vector.inl.h"
@@ -54,6 +66,8 @@ namespace FASTRNN_TARGET {
 #include "cpu/isa/convert.inl.h"
 
 #include "cpu/isa/pack.inl.h"
+
+#include "cpu/isa/int8.inl.h"
 
 #include "cpu/isa/bias.inl.h"
 

@@ -13,7 +13,6 @@ constexpr int lanes_of = FASTRNN_VECTOR_BYTES / sizeof(T);
 // Formats that are only stored: as many numbers as a Vec<float>.
 using Bits16 = VectorOf<uint16_t, FASTRNN_VECTOR_BYTES / 2>::type;
 using Bits32 = Vec<uint32_t>;
-using Int8s = VectorOf<int8_t, FASTRNN_VECTOR_BYTES / 4>::type;
 
 template <class C>
 FASTRNN_INLINE Vec<C> splat(C value) {

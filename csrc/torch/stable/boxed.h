@@ -86,22 +86,48 @@ struct Argument<std::string_view> {
   }
 };
 
+// A list, read item by item.
+class ListArgument {
+ public:
+  explicit ListArgument(StableIValue given) noexcept : handle_(bits_of<StableListHandle>(given)) {}
+  ListArgument(const ListArgument&) = delete;
+  ~ListArgument() { torch_delete_list(handle_); }
+
+ protected:
+  size_t size() const {
+    size_t size;
+    check_torch(torch_list_size(handle_, &size));
+    return size;
+  }
+  StableIValue item(size_t i) const {
+    StableIValue item;
+    check_torch(torch_list_get_item(handle_, i, &item));
+    return item;
+  }
+
+ private:
+  StableListHandle handle_;
+};
+
+template <>
+struct Argument<std::vector<Tensor>> : ListArgument {
+  std::vector<Tensor> values;
+  using ListArgument::ListArgument;
+  const std::vector<Tensor>& read() {
+    const size_t n = size();
+    values.reserve(n);
+    for (size_t i = 0; i < n; ++i) values.emplace_back(bits_of<AtenTensorHandle>(item(i)));
+    return values;
+  }
+};
+
 template <size_t n>
-struct Argument<std::array<bool, n>> {
-  StableListHandle handle;
-  explicit Argument(StableIValue given) noexcept : handle(bits_of<StableListHandle>(given)) {}
-  Argument(const Argument&) = delete;
-  ~Argument() { torch_delete_list(handle); }
+struct Argument<std::array<bool, n>> : ListArgument {
+  using ListArgument::ListArgument;
   std::array<bool, n> read() {
     std::array<bool, n> values;
-    size_t size;
-    check_torch(torch_list_size(handle, &size));
-    FASTRNN_CHECK_VALUE(size == n, "fastrnn: got a list of ", int64_t(size), ", expected ", int64_t(n));
-    for (size_t i = 0; i < n; ++i) {
-      StableIValue item;
-      check_torch(torch_list_get_item(handle, i, &item));
-      values[i] = bits_of<bool>(item);
-    }
+    FASTRNN_CHECK_VALUE(size() == n, "fastrnn: got a list of ", int64_t(size()), ", expected ", int64_t(n));
+    for (size_t i = 0; i < n; ++i) values[i] = bits_of<bool>(item(i));
     return values;
   }
 };

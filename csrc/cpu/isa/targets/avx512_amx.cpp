@@ -2,11 +2,12 @@
 #if defined(__x86_64__)
 
 #define FASTRNN_TARGET avx512_amx
-#define FASTRNN_COMPILER_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
+#define FASTRNN_COMPILER_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
 #define FASTRNN_VECTOR_BYTES 64
 #define FASTRNN_TILE_ROWS_3 8
 #define FASTRNN_TILE_ROWS_4 6
 #define FASTRNN_HAS_AVX512
+#define FASTRNN_HAS_VNNI
 #define FASTRNN_HAS_BF16_DOT
 #define FASTRNN_HAS_AMX
 

@@ -1,0 +1,15 @@
+// AVX-512 with products of bytes (Intel servers since 2019).
+#if defined(__x86_64__)
+
+#define FASTRNN_TARGET avx512_vnni
+#define FASTRNN_BASE_TARGET avx512
+#define FASTRNN_COMPILER_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+#define FASTRNN_VECTOR_BYTES 64
+#define FASTRNN_TILE_ROWS_3 8
+#define FASTRNN_TILE_ROWS_4 6
+#define FASTRNN_HAS_AVX512
+#define FASTRNN_HAS_VNNI
+
+#include "cpu/isa/target.inl.h"
+
+#endif  // x86-64
