@@ -47,6 +47,29 @@ def assume_constant(function: Callable[[], int]) -> Callable[[], int]:
     return function
 
 
+# batched_by_autograd(t): t hides a batch of gradients, for torch.autograd.grad(is_grads_batched=True).
+batched_by_autograd: Callable[[torch.Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+
+
+def vmap_over_gradients(
+    function: Callable[..., tuple[torch.Tensor, ...]], grads: tuple[torch.Tensor | None, ...]
+) -> tuple[torch.Tensor, ...]:
+    """function(*grads) by torch.vmap over the batch that batched_by_autograd() tensors hide.
+
+    An autograd.Function applied to such tensors would lose its graph, since autograd records what is
+    computed with the tensors inside of them.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    batched = [g is not None and batched_by_autograd(g) for g in grads]
+    inside = [
+        torch._remove_batch_dim(g, level, 0, 0) if g is not None and b else g
+        for g, b in zip(grads, batched, strict=True)
+    ]
+    results = torch.vmap(function, tuple(0 if b else None for b in batched))(*inside)
+    return tuple(torch._add_batch_dim(r, 0, level) for r in results)
+
+
 def forward_ad_active() -> bool:
     """torch.autograd.forward_ad is in use."""
     return forward_ad._current_level >= 0

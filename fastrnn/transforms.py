@@ -112,46 +112,11 @@ class Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         batch_sizes, lengths, reset, *saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad[6:]
-        which = (needs[0], any(needs[3:]))
-        has_c = ops.CELLS[ctx.cell]["has_c"]
-        dy, dh_n, dc_n, dc, _ = grads
-        outer = (dy, dh_n, dc_n, dc) if has_c else (dy, dh_n, None, None)
-        sequence = (batch_sizes, lengths, reset, ctx.reverse)
-        results = LayerBackward.apply(ctx.cell, *sequence, which, *outer, *saved)
-        return (None,) * 6 + tuple(g if need else None for g, need in zip(results, needs, strict=True))
-
-
-class LayerBackward(torch.autograd.Function):
-    """`fastrnn.autograd.LayerBackward` in that form."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        cell: str,
-        batch_sizes: Tensor | None,
-        lengths: Tensor | None,
-        reset: Tensor | None,
-        reverse: bool,
-        needs: tuple[bool, bool],
-        *tensors: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        sequence = Sequence(batch_sizes, lengths, reset, reverse)
-        return autograd.run_backward(cell, sequence, needs, tensors[:4], tensors[4:12], tensors[12:])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        cell, batch_sizes, lengths, reset, reverse, _, *tensors = inputs
-        ctx.save_for_backward(batch_sizes, lengths, reset, *tensors[:12])
-        ctx.cell, ctx.reverse = cell, reverse
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        batch_sizes, lengths, reset, *tensors = ctx.saved_tensors
         sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
-        second = autograd.second_derivative(ctx.cell, sequence, tensors, grads)
-        return (None,) * 6 + second + (None,) * 3
+        needs = ctx.needs_input_grad[6:]
+        outer = grads[:4] if ops.CELLS[ctx.cell]["has_c"] else (*grads[:2], None, None)
+        found = autograd.gradients(ctx.cell, sequence, needs, outer, saved[:8], saved[8:])
+        return (None,) * 6 + found
 
 
 def layer(

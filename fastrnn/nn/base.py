@@ -257,15 +257,17 @@ class Recurrent(Limits, nn.RNNBase):
         dtype, device = self._like(weights)
         if x.shape[-1] != self.input_size or x.device != device:
             return False
-        alike = x.dtype == dtype
-        count = self.num_layers * self._directions
-        for state, size in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
-            if state is None:
-                continue
-            if state.shape != (count, batch, size) or state.device != device:
+        same_dtype = x.dtype == dtype
+        if h0 is not None:
+            count = self.num_layers * self._directions
+            if h0.shape != (count, batch, self.proj_size or self.hidden_size) or h0.device != device:
                 return False
-            alike = alike and state.dtype == dtype
-        return alike or _torch.autocast_enabled()
+            same_dtype = same_dtype and h0.dtype == dtype
+            if c0 is not None:
+                if c0.shape != (count, batch, self.hidden_size) or c0.device != device:
+                    return False
+                same_dtype = same_dtype and c0.dtype == dtype
+        return same_dtype or _torch.autocast_enabled()
 
     def _like(self, weights: list[functional.LayerWeights]) -> tuple[torch.dtype, torch.device]:
         """What input must be."""
