@@ -53,9 +53,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def measure(case: Case, seconds: float, rounds: int) -> Row:
     calls = layers.calls(case)
-    if case.suite == "peers":
-        calls |= {name: make(case) for name, make in peers.available().items()}
-    settle = _PEERS_SETTLE_S if case.suite == "peers" else 0.0
+    others = {"peers": peers.available, "int8": lambda: peers.int8_available(case.cell)}
+    if case.suite in others:
+        calls |= {name: make(case) for name, make in others[case.suite]().items()}
+    settle = _PEERS_SETTLE_S if case.suite in others else 0.0
     apart = peaks.round_trip()
     neighbors = quiet.Neighbors()
     with layers.precision_of(case):

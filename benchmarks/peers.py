@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import fastrnn
 from benchmarks import layers
 from benchmarks.shapes import Case
 
@@ -33,14 +37,50 @@ def available() -> dict[str, Callable[[Case], Call]]:
     return found
 
 
-def onnxruntime_call(case: Case) -> Call:
+def int8_available(cell: str) -> dict[str, Callable[[Case], Call]]:
+    """The same for the suite "int8", in which fastrnn's own call is the one with int8 weights."""
+    found: dict[str, Callable[[Case], Call]] = {
+        "fastrnn": partial(prepacked_call, weights="int8"),
+        "fastrnn float32": partial(prepacked_call, weights=None),
+    }
+    if fastrnn.build_info()["cpu_target"] in ("avx512_bf16", "avx512_amx"):
+        found["fastrnn bfloat16"] = partial(prepacked_call, weights="bfloat16")
+    # ONNX Runtime quantizes no GRU.
+    if cell == "lstm" and importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
+        found["ONNX Runtime int8"] = partial(onnxruntime_call, int8=True)
+    found["torch.ao int8"] = torch_int8_call
+    return found
+
+
+def prepacked_call(case: Case, weights: str | None) -> Call:
+    return _inference(fastrnn.prepack(layers.build(case).eval(), weights), case)
+
+
+def torch_int8_call(case: Case) -> Call:
+    quantize = torch.ao.quantization.quantize_dynamic
+    model = nn.Sequential(layers.build(case).eval())
+    return _inference(quantize(model, {nn.LSTM, nn.GRU}, dtype=torch.qint8)[0], case)
+
+
+def _inference(layer: nn.Module, case: Case) -> Call:
+    x = layers.inputs(case)[0]
+
+    def run() -> object:
+        with torch.inference_mode():
+            return layer(x)
+
+    return run
+
+
+def onnxruntime_call(case: Case, int8: bool = False) -> Call:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
+    model = onnx_model(layers.build(case), case)
     session = onnxruntime.InferenceSession(
-        onnx_model(layers.build(case), case), options, providers=["CPUExecutionProvider"]
+        quantized(model) if int8 else model, options, providers=["CPUExecutionProvider"]
     )
     x = layers.inputs(case)[0].numpy()
     return lambda: session.run(["y"], {"x": x})
@@ -72,6 +112,17 @@ def onnx_model(layer: nn.Module, case: Case) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def quantized(model: bytes) -> bytes:
+    """The model with its LSTM in int8, a scale for each row of the weights, by ONNX Runtime's own tool."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        given, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        given.write_bytes(model)
+        quantize_dynamic(given, made, weight_type=QuantType.QInt8, per_channel=True)
+        return made.read_bytes()
 
 
 def _lstm_step(

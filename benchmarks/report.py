@@ -21,6 +21,7 @@ _SUITES = {
     "length": ", time against T",
     "deepbench": ", DeepBench's shapes",
     "peers": ", beside other libraries",
+    "int8": ", int8 next to other libraries",
 }
 _DISTURBED = "\u2020"
 
@@ -64,7 +65,7 @@ def markdown(result: Result, plots: dict[str, Path]) -> str:
         rows = result.group(*group)
         parts += [
             f"### {title(group)}",
-            _peers_table(rows) if group[0] == "peers" else _table(rows, result),
+            _peers_table(rows) if group[0] in ("peers", "int8") else _table(rows, result),
         ]
         if group[0] == "deepbench":
             parts.append(_left_out(*group[1:3]))

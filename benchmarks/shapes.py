@@ -143,6 +143,11 @@ def peers() -> list[Case]:
     return [case for cell in ("lstm", "gru") for case in _over_grid("peers", cell, "inference", "float32")]
 
 
+def int8() -> list[Case]:
+    """Packed weights, narrow and not, next to other libraries' int8."""
+    return [case for cell in ("lstm", "gru") for case in _over_grid("int8", cell, "inference", "float32")]
+
+
 # DeepBench's rnn_problems.h (https://github.com/baidu-research/DeepBench): (H, T, batch sizes).
 _GRU_LONG = [(H, T) for H in (2816, 2048, 1536, 2560) for T in (1500, 750, 375, 187)]
 _Problems = dict[str, Sequence[tuple[int, int, tuple[int, ...]]]]
@@ -188,7 +193,7 @@ def deepbench() -> list[Case]:
     return [case for case in deepbench_all() if fits_cpu(case)]
 
 
-SUITES = (grid, high, step, stacked, length, deepbench, peers)
+SUITES = (grid, high, step, stacked, length, deepbench, peers, int8)
 
 
 def every() -> list[Case]:

@@ -189,6 +189,20 @@ def test_peers_do_the_same(cell, monkeypatch):
     torch.testing.assert_close(torch.from_numpy(y[:, 0]), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_int8_peers_do_nearly_the_same(cell):
+    case = Case("int8", cell, "inference", "float32", 64, 8, 50)
+    expected = layers.calls(case)["torch.nn"]()[0]
+    errors = {}
+    for name, make in peers.int8_available(cell).items():
+        made = make(case)()
+        y = torch.from_numpy(made[0][:, 0]) if name.startswith("ONNX") else made[0]
+        error = (y - expected) / expected.abs().max()
+        assert error.abs().max() < 0.06, name
+        errors[name] = error.square().mean().sqrt().item()
+    assert errors["fastrnn"] < min(error for name, error in errors.items() if name.endswith("int8")), errors
+
+
 def test_publish_takes_the_newest_complete_result(tmp_path):
     rows = [row(case, 2.0) for case in shapes.every()]
     folder = tmp_path / "results"
