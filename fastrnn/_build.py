@@ -72,6 +72,12 @@ def load() -> None:
 
 
 def _load(library: Path) -> None:
+    folder = library.parent
+    if not library.exists() and (folder.parent / "setup.py").exists():
+        raise ImportError(
+            f"{folder.parent} is a checkout without a compiled part, and hides an installed fastrnn; run "
+            "Python in another directory, or build here with `pip install --no-build-isolation -e .`"
+        )
     try:
         torch.ops.load_library(str(library))
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,6 +143,30 @@ def test_trace(cell: str, device: str) -> None:
     support.same(traced(x), mine(x))
     other = torch.randn(T, B + 1, I, device=device)
     support.same(traced(other)[0], mine(other)[0])
+
+
+def test_trace_warns_no_more_than_torch_nn_does() -> None:
+    code = """
+import torch
+from torch.nn.utils.rnn import pack_sequence, PackedSequence
+{imports}
+x = torch.randn(5, 2, 3)
+for name in ("LSTM", "GRU", "RNN"):
+    for options in ({{}}, {{"num_layers": 2, "bidirectional": True, "batch_first": True}}):
+        layer = getattr({library}, name)(3, 4, **options).requires_grad_(False)
+        torch.jit.trace(layer, x, check_trace=False)
+        torch.jit.trace(layer, x[:, 0], check_trace=False)
+        packed = lambda data, sizes: layer(PackedSequence(data, sizes))[0].data
+        torch.jit.trace(packed, tuple(pack_sequence([x[:, 0], x[:3, 1]])[:2]), check_trace=False)
+    cell = getattr({library}, name + "Cell")(3, 4)
+    torch.jit.trace(cell, x[0], check_trace=False)
+"""
+    theirs, ours = (
+        python(code.format(imports=f"import {library}", library=library))
+        for library in ("torch.nn", "fastrnn")
+    )
+    assert theirs.returncode == ours.returncode == 0, ours.stderr
+    assert ours.stderr.count("TracerWarning") == theirs.stderr.count("TracerWarning") == 0
 
 
 @pytest.mark.parametrize("cell", support.LAYERS)
@@ -336,6 +361,19 @@ def test_a_torch_that_is_newer_than_all_tried(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "__version__", "3.0.0")
     with pytest.warns(UserWarning, match=r"tested with torch 2\.10 to .*, got 3\.0\.0"):
         _build.load()
+
+
+def test_a_checkout_without_a_compiled_part(tmp_path: Path) -> None:
+    """As after `pip install .` there: the source folder is found before the installed package."""
+    package = tmp_path / "fastrnn"
+    shutil.copytree(Path(fastrnn.__file__).parent, package, ignore=shutil.ignore_patterns("*.so"))
+    (tmp_path / "setup.py").touch()
+    failed = subprocess.run(
+        [sys.executable, "-m", "fastrnn"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    last = failed.stderr.strip().splitlines()[-1]
+    assert "is a checkout without a compiled part" in last
+    assert "run Python in another directory, or build here with" in last
 
 
 def test_compiled_part_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
