@@ -1,7 +1,7 @@
-// What no Python library measures: how fast a core reads its cache, and how far another core is.
+// What no Python library measures: how fast a core reads its cache, and the latency to another core.
 
-// How fast one thread reads memory that stays in a cache: sums `count` floats (a multiple of 256) of
-// 64-byte aligned x, `repeats` times. Returns the sum, so that the reads cannot be left out.
+// Sums `count` floats (a multiple of 256) of x, which is aligned to 64 bytes, `repeats` times: how fast one
+// thread reads memory that stays in a cache. Returns the sum, so that the compiler keeps the reads.
 
 typedef float Vector __attribute__((vector_size(64)));
 
@@ -12,7 +12,7 @@ float read_floats(const float* x, long count, long repeats) {
     for (long i = 0; i < count / 16; i += 16) {
       for (int k = 0; k < 8; ++k) sums[k] += v[i + k] + v[i + 8 + k];
     }
-    // Else the compiler may see that every repeat reads the same.
+    // Otherwise the compiler may notice that every repeat reads the same.
     __asm__ volatile("" ::: "memory");
   }
   float total = 0;
@@ -22,7 +22,7 @@ float read_floats(const float* x, long count, long repeats) {
   return total;
 }
 
-// One of two threads that hand a cache line to each other, the first of them with `begin` 0, the second with 1.
+// One of two threads that pass a cache line back and forth. `begin` is 0 in the first and 1 in the second.
 void hand_over(long* line, long begin, long turns) {
   for (long value = begin; value < 2 * turns; value += 2) {
     while (__atomic_load_n(line, __ATOMIC_ACQUIRE) != value) {

@@ -1,4 +1,4 @@
-"""The calls to time: one case done by torch.nn and by fastrnn, with the same weights and inputs."""
+"""The calls to time: one case in torch.nn and in fastrnn, with the same weights and inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build(case: Case, library: ModuleType = nn) -> nn.Module:
 
 
 def inputs(case: Case) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
-    """x, and the state for cases of one step, which are calls in the middle of a stream."""
+    """x, and for cases of one step a state, as in the middle of a stream."""
     dtype = getattr(torch, case.dtype)
     torch.manual_seed(1)
     shape = (case.B, case.I) if case.module == "cell" else (case.T, case.B, case.I)

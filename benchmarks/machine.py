@@ -1,4 +1,4 @@
-"""Facts about the machine and the software that is measured."""
+"""Facts about the machine and the software under measurement."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cpu_name() -> str:
 
 
 def caches() -> dict[str, tuple[int, int]]:
-    """ "L1d", "L2", "L3": bytes, and how many processors share it."""
+    """Size in bytes of "L1d", "L2" and "L3", and how many processors share each."""
     found = {}
     for entry in sorted(_CPU.glob("cache/index*")):
         kind = (entry / "type").read_text().strip()
@@ -53,13 +53,13 @@ def caches() -> dict[str, tuple[int, int]]:
 
 
 def _count_cpus(listed: str) -> int:
-    """Of a list as "0-3,8"."""
+    """The number of processors in a list such as "0-3,8"."""
     ends = [part.split("-") for part in listed.strip().split(",")]
     return sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """The machine as a part of a file's name."""
+    """The machine's name for a file name."""
     name = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", machine["cpu"].lower())
     words = re.findall(r"[a-z0-9]+", name)
     threads = machine["threads"]

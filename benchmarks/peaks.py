@@ -1,4 +1,4 @@
-"""What this machine attains: matrix products, reads from the L2 caches, and the way from core to core."""
+"""The machine's limits: matrix products, reads from the L2 caches, and the latency between cores."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from benchmarks.timing import interleave, reading
 
 @dataclass(frozen=True)
 class Peaks:
-    """Figures of all threads together; None where they could not be had.
+    """Figures of all threads together; None if they could not be measured.
 
     Attributes:
-        gflops: dtype -> GFLOP/s of the fastest library's matrix product.
+        gflops: dtype -> GFLOP/s of the matrix product in the fastest library.
         l2_read: GB/s of reads from half of each thread's L2 cache.
-        l2_bytes: size of the L2 caches of the threads, together.
+        l2_bytes: total size of the L2 caches of the threads.
     """
 
     gflops: dict[str, float]
@@ -45,7 +45,7 @@ def measure(seconds: float) -> Peaks:
 
 
 def gemm(dtype: torch.dtype, seconds: float) -> float:
-    """GFLOP/s of the best of torch's libraries and numpy's at two sizes."""
+    """GFLOP/s of the fastest of several libraries, at two sizes."""
     best = 0.0
     for n in (1024, 2048):
         a, b = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
@@ -55,7 +55,7 @@ def gemm(dtype: torch.dtype, seconds: float) -> float:
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """The same product by each library that is there: which is fastest depends on the CPU's maker."""
+    """The same product in each available library: the fastest one depends on the CPU's vendor."""
     products: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(a, b)}
     if torch._C._has_mkldnn:
         linear = torch.ops.mkldnn._linear_pointwise.default
@@ -67,31 +67,31 @@ def _products(a: torch.Tensor, b: torch.Tensor) -> dict[str, Callable[[], object
 
 
 def l2_read(size: int, threads: int) -> float | None:
-    """GB/s of all threads together, each reading `size` bytes of its own again and again.
+    """GB/s of all threads together, while each reads its own `size` bytes repeatedly.
 
-    None without a C compiler: no Python library reads at a cache's full speed.
+    None without a C compiler: no Python library reads at the full speed of a cache.
     """
     library = _cores()
     if library is None:
         return None
     read = library.read_floats
     count = size // 4 // 256 * 256
-    repeats = max(1, int(2e9 / (4 * count)))  # some 20 ms
+    repeats = max(1, int(2e9 / (4 * count)))  # about 20 ms
     buffers = [torch.zeros(count) for _ in range(threads)]
 
     def one(buffer: torch.Tensor) -> float:
         return reading(lambda: read(buffer.data_ptr(), count, repeats))
 
-    # ctypes gives the lock free during the call, so that these threads do run at once.
+    # ctypes releases the GIL during the call, so these threads run concurrently.
     with ThreadPoolExecutor(threads) as pool:
         slowest = min(max(pool.map(one, buffers)) for _ in range(10))
     return threads * repeats * 4 * count / slowest / 1e9
 
 
 def round_trip() -> float | None:
-    """Nanoseconds that a cache line takes to another core and back; None without a C compiler or that core.
+    """Nanoseconds for a cache line to another core and back; None without a C compiler or a second core.
 
-    It tells whether the two share a cache, which on a virtual machine may change from minute to minute.
+    It tells whether the two share a cache. On a virtual machine this may change from minute to minute.
     """
     library = _cores()
     if library is None or len(os.sched_getaffinity(0)) == 1:

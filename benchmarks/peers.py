@@ -1,7 +1,7 @@
-"""Other ways to the same layer on a CPU: ONNX Runtime, and torch.compile'd loops over a cell.
+"""Other implementations of the same layer on a CPU: ONNX Runtime, and a torch.compile'd loop over a cell.
 
-Both are given what they can make most of: ONNX Runtime has its weights packed when the model is loaded,
-the loop has its input projection hoisted out as one product.
+Both run in their best form: ONNX Runtime packs the weights when it loads the model, and the loop computes
+the input projection of all steps as one product.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ONNX_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 
 
 def available() -> dict[str, Callable[[Case], Call]]:
-    """name -> what makes the call that does a case of the suite "peers"."""
+    """name -> function that builds the call for a case of the suite "peers"."""
     found: dict[str, Callable[[Case], Call]] = {}
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
         found["ONNX Runtime"] = onnxruntime_call
@@ -87,7 +87,7 @@ def onnxruntime_call(case: Case, int8: bool = False) -> Call:
 
 
 def onnx_model(layer: nn.Module, case: Case) -> bytes:
-    """The layer as a model of one node: x [T, B, I] -> y [T, 1, B, H]."""
+    """The layer as a model with one node: x [T, B, I] -> y [T, 1, B, H]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -108,7 +108,7 @@ def onnx_model(layer: nn.Module, case: Case) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [case.T, 1, case.B, case.H])],
         [numpy_helper.from_array(weight[None], name) for name, weight in weights.items()],
     )
-    # An opset and format that every ONNX Runtime of the last years reads.
+    # Every recent ONNX Runtime reads this opset and format.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
@@ -145,7 +145,7 @@ def _gru_step(x_gates: Tensor, state: tuple[Tensor], w_hh: Tensor, b_hh: Tensor)
     return (n + z * (h - n),)
 
 
-# dynamic: one compilation serves all sizes (and one more, batch 1, which is always its own).
+# dynamic: one compilation serves all sizes, except batch 1, which always compiles separately.
 _COMPILED_STEPS: dict[str, Callable[..., Any]] = {
     "lstm": torch.compile(_lstm_step, dynamic=True),
     "gru": torch.compile(_gru_step, dynamic=True),

@@ -23,12 +23,12 @@ _COLUMNS = (
     ("grid", "training", "bfloat16", "bfloat16 training"),
     ("high", "inference", "float32", '"high" inference'),
 )
-# log2 of the ratios at the ends of the color scale, white at 1.
+# The color scale is in log2 of the ratio, white at 1.
 _SCALE = colors.TwoSlopeNorm(vmin=-1, vcenter=0, vmax=4)
 
 
 def draw(result: Result, stem: Path) -> dict[str, Path]:
-    """Writes the plots for which there are rows, as `stem`-ratio.png and so on: title -> file."""
+    """Writes `stem`-ratio.png and `stem`-length.png if the result has their rows; returns title -> file."""
     plots = {
         "Ratio to torch.nn over H and B": (ratios, "ratio"),
         "Time against T": (against_length, "length"),

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.timing import reading
 
-# Cores that other programs (or a host's other guests) may use, and how far the median of a fixed piece
-# of work may lie above its minimum.
+# How many cores other programs (or other guests of the host) may use, and how far the median time of a
+# fixed task may exceed its minimum.
 MAX_OTHERS = 0.15
 MAX_SPREAD = 0.10
 
@@ -21,7 +21,7 @@ _STAT = Path("/proc/stat")
 
 
 class Neighbors:
-    """Cores used by others than this process, on average since it was made."""
+    """The number of cores that other processes used, on average since this object was created."""
 
     def __init__(self) -> None:
         self._wall, self._busy, self._own = time.perf_counter(), _busy_seconds(), time.process_time()
@@ -32,7 +32,7 @@ class Neighbors:
 
 
 def _busy_seconds() -> float:
-    """Of all processors together, time taken by the host included; 0 where the system does not say."""
+    """Busy time of all processors, including time taken by the host; 0 if the system does not report it."""
     if not _STAT.exists():
         return 0.0
     user, nice, system, _idle, _wait, irq, soft, steal = map(int, _STAT.read_text().split()[1:9])
@@ -44,8 +44,8 @@ class Look:
     """How busy the machine is.
 
     Attributes:
-        others: cores that others use.
-        spread: how far the median time of a fixed matrix product lies above its minimum.
+        others: cores that other processes use.
+        spread: how far the median time of a fixed matrix product exceeds its minimum.
     """
 
     others: float
@@ -58,12 +58,12 @@ class Look:
     def __str__(self) -> str:
         return (
             f"other programs use {self.others:.2f} of {os.cpu_count()} cores (limit {MAX_OTHERS:.2f}), the "
-            f"median of a fixed product lies {self.spread:.0%} above its minimum (limit {MAX_SPREAD:.0%})"
+            f"median time of a product exceeds its minimum by {self.spread:.0%} (limit {MAX_SPREAD:.0%})"
         )
 
 
 def look(seconds: float = 1.0) -> Look:
-    """Sleeps to see what others do, then works to see how evenly it goes."""
+    """Sleeps to see what other processes use, then works to see how much its own times vary."""
     neighbors = Neighbors()
     time.sleep(seconds)
     others = neighbors.cores()

@@ -20,7 +20,7 @@ _SUITES = {
     "stacked": ", 2 layers, bidirectional",
     "length": ", time against T",
     "deepbench": ", DeepBench's shapes",
-    "peers": ", beside other libraries",
+    "peers": ", next to other libraries",
     "int8": ", int8 next to other libraries",
 }
 _DISTURBED = "\u2020"
@@ -37,25 +37,25 @@ def microseconds(seconds: float) -> str:
 
 
 def table(header: list[str], lines: list[list[str]], left: int = 1) -> str:
-    """Figures to the right, the first `left` columns to the left."""
+    """Aligns the first `left` columns to the left and the others to the right."""
     align = ["left"] * left + ["right"] * (len(header) - left)
     return str(tabulate(lines, header, tablefmt="github", colalign=align, disable_numparse=True))
 
 
 def warning(looks: tuple[Look, Look], others: float) -> str:
-    """What to say of a machine that was too busy; empty for one that was not."""
+    """A warning if the machine was too busy, else an empty string."""
     when = zip(("Before", "After"), looks, strict=True)
     said = [f"{name} the run {look}." for name, look in when if look.busy]
     if others > MAX_OTHERS:
         said.append(f"Over the run, other programs used {others:.2f} cores on average.")
     if not said:
         return ""
-    return " ".join(["**THE MACHINE WAS TOO BUSY to measure on: do not trust these figures.**", *said])
+    return " ".join(["**THE MACHINE WAS TOO BUSY: do not trust these figures.**", *said])
 
 
 def markdown(result: Result, plots: dict[str, Path]) -> str:
-    """The whole report. plots: title -> file beside it."""
-    parts = ["# fastrnn beside torch.nn", machine_line(result)]
+    """The whole report. plots: title -> file in the same folder."""
+    parts = ["# fastrnn against torch.nn", machine_line(result)]
     parts += [f"> {text}" for text in [warning(result.looks, result.others), *result.notes] if text]
     parts += [_machine_table(result), _how_to_read(result)]
     parts += ["## Geometric means", summary_table(result)]
@@ -92,21 +92,26 @@ def _machine_table(result: Result) -> str:
     if trips := sorted(row.round_trip for row in result.rows if row.round_trip is not None):
         far = sum(trip > 2 * trips[0] for trip in trips)
         extent = f"{trips[0]:.0f} to {trips[-1]:.0f} ns"
-        seen = f"{extent}, over twice the least before {far} of {len(trips)} cases"
+        seen = f"{extent}, over twice the minimum before {far} of {len(trips)} cases"
         lines.append(["a cache line to another core and back", seen])
-    lines.append(["others' cores", f"{result.others:.2f} on average, run of {result.minutes:.1f} minutes"])
+    lines.append(
+        [
+            "cores used by other programs",
+            f"{result.others:.2f} on average, over {result.minutes:.1f} minutes",
+        ]
+    )
     return table(["machine", ""], lines, left=2)
 
 
 def _how_to_read(result: Result) -> str:
-    disturbed = f" {_DISTURBED} marks rows during which other programs used over {MAX_OTHERS} cores."
+    disturbed = f" {_DISTURBED} marks rows measured while other programs used over {MAX_OTHERS} cores."
     return (
-        "Times are the minimum of rounds in which torch.nn and fastrnn take turns in one process, with the "
-        "same weights; the ratio is torch.nn's time over fastrnn's (more is better); medians are in the "
-        "JSON file. I = H. A training step is forward and backward to the input and all parameters, "
-        "without an optimizer. GFLOP/s counts the matrix products alone; the share of peak is of this "
-        "machine's fastest product in the same dtype, measured just before. The L2 bound, for batch 1, is "
-        "the time of reading w_hh from the L2 caches at each step plus the input projection at peak."
+        "torch.nn and fastrnn take turns in one process with the same weights. A time is the minimum over "
+        "the rounds (the JSON file has the medians). The ratio is torch.nn's time divided by fastrnn's: "
+        "more is better. I = H. A training step is forward and backward to the input and all parameters, "
+        "without an optimizer. GFLOP/s counts only the matrix products; the share of peak is relative to "
+        "this machine's fastest product in the same dtype, measured just before. The L2 bound, for batch "
+        "1, is the time to read w_hh from the L2 caches at each step plus the input projection at peak."
         + (disturbed if any(is_disturbed(row) for row in result.rows) else "")
     )
 
@@ -150,7 +155,7 @@ def _table(rows: list[Row], result: Result) -> str:
 
 
 def _peers_table(rows: list[Row]) -> str:
-    """Times of all libraries, and how many times fastrnn is faster than each."""
+    """Times of all libraries, and the ratio of each to fastrnn."""
     names = [name for name in rows[0].times if name != "fastrnn"]
     header = [
         "shape",
@@ -173,7 +178,7 @@ def _peers_table(rows: list[Row]) -> str:
 
 
 def _closing(rows: list[Row], width: int, column: int) -> list[list[str]]:
-    """The last two lines of a table, with their figure in the given column."""
+    """The last two lines of a table, with the figure in the given column."""
     mean, low = mean_and_worst(rows)
     closing = [["geometric mean", mean], [f"worst: {worst(rows).case.shape}", low]]
     return [[name, *[""] * (column - 1), figure, *[""] * (width - column - 1)] for name, figure in closing]
@@ -184,7 +189,7 @@ def _percent(share: float | None) -> str:
 
 
 def _left_out(cell: str, pass_: str) -> str:
-    """Which of DeepBench's shapes are not measured, so that nobody takes the rest for all."""
+    """Which of DeepBench's shapes are not measured."""
     measured = set(deepbench())
     left = [
         case.shape
@@ -193,4 +198,4 @@ def _left_out(cell: str, pass_: str) -> str:
     ]
     if not left:
         return ""
-    return f"Left out by size alone, over a second a call by the rule in shapes.py: {', '.join(left)}."
+    return f"Left out as too large, over a second a call by the rule in shapes.py: {', '.join(left)}."

@@ -1,4 +1,4 @@
-"""Measured rows, what follows from them, and their file."""
+"""Measured rows, the figures derived from them, and their file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FOLDER = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """A case, as measured.
+    """The measurement of one case.
 
     Attributes:
         times: library -> seconds a call.
-        others: cores that other programs used meanwhile.
-        round_trip: ns that a cache line took to another core and back, just before; see peaks.round_trip.
+        others: cores that other programs used during it.
+        round_trip: ns for a cache line to another core and back, just before; see peaks.round_trip.
     """
 
     case: Case
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times faster than torch.nn: of the minima, since neighbors only ever add time."""
+        """torch.nn's time over fastrnn's. Of the minima, since other programs only add time."""
         return self.ratio_to("torch.nn")
 
     @property
@@ -54,14 +54,14 @@ class Row:
         return self.case.flops / self.seconds / 1e9
 
     def share_of_peak(self, peaks: Peaks) -> float:
-        """Of the GFLOP/s of this machine's matrix products in the same dtype."""
+        """GFLOP/s relative to the peak of this machine's matrix products in the same dtype."""
         return self.gflops / peaks.gflops[self.case.dtype]
 
     def share_of_l2(self, peaks: Peaks) -> float | None:
-        """For batch 1 while w_hh fits the L2 caches: of the speed that those allow.
+        """Speed relative to the bound of the L2 caches; None unless batch is 1 and w_hh fits them.
 
-        The least time is that of reading w_hh from them at every step, and of the input projection, which
-        is one product over all steps, at the peak of products.
+        The bound is the time to read w_hh at every step, plus the input projection of all steps as one
+        product at peak.
         """
         case = self.case
         if peaks.l2_read is None or peaks.l2_bytes is None:
@@ -80,10 +80,10 @@ class Result:
     """A run.
 
     Attributes:
-        complete: every suite over its whole extent, with the time it needs.
+        complete: every case of every suite, at the default time.
         looks: how busy the machine was before and after.
-        others: cores that others used, on average over the run.
-        notes: sentences for the reader.
+        others: cores that other programs used, on average over the run.
+        notes: remarks for the reader.
     """
 
     date: str
@@ -123,7 +123,7 @@ def save(result: Result, path: Path) -> None:
 
 
 def _row_data(row: Row, peaks: Peaks) -> dict[str, Any]:
-    """With what follows from it, for readers of the file."""
+    """The row with its derived figures, for readers of the file."""
     return {
         "id": row.case.id,
         **asdict(row),
@@ -154,10 +154,10 @@ def load(path: Path) -> Result:
 
 
 def newest(folder: Path) -> Path:
-    """The file of the last complete run in the folder.
+    """The file of the newest complete result in the folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the folder has none.
     """
     dates = {}
     for path in folder.glob("*.json"):

@@ -1,4 +1,4 @@
-"""What is measured: the cases of each suite, and how much arithmetic each is."""
+"""The cases of each suite, and how much arithmetic each takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PASS_COST = {"inference": 1, "training": 3}
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure, with x [T, B, I].
+    """One measurement, with x [T, B, I].
 
     Attributes:
         suite: the table that it belongs to.
@@ -55,7 +55,7 @@ class Case:
 
     @property
     def group(self) -> tuple[str, str, str, str]:
-        """Cases that differ only in shape share it: they are one table with one geometric mean."""
+        """Cases that differ only in shape: one table with one geometric mean."""
         return self.suite, self.cell, self.pass_, self.dtype
 
     @property
@@ -64,19 +64,19 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the matrix products alone."""
+        """Multiplications and additions of the matrix products."""
         rows = 2 * self.T * self.B * GATES[self.cell] * self.H * self.directions
         inputs = [self.I] + [self.H * self.directions] * (self.layers - 1)
         return PASS_COST[self.pass_] * sum(rows * (wide + self.H) for wide in inputs)
 
     @property
     def projection_flops(self) -> int:
-        """Those of the first layer's input projection, forward."""
+        """The part of flops in the first layer's input projection, forward."""
         return 2 * self.T * self.B * GATES[self.cell] * self.H * self.I * self.directions
 
     @property
     def recurrent_bytes(self) -> int:
-        """Bytes of w_hh, which every step reads."""
+        """Size of w_hh, which every step reads."""
         return GATES[self.cell] * self.H * self.H * BYTES[self.dtype]
 
 
@@ -93,7 +93,7 @@ def _over_grid(suite: str, cell: str, pass_: str, dtype: str, T: int = 0, **more
 
 
 def grid() -> list[Case]:
-    """Layers in both dtypes and passes; the plain RNN in float32."""
+    """LSTM and GRU in both dtypes and passes, and RNN in float32."""
     kinds = [(cell, dtype) for dtype in BYTES for cell in ("lstm", "gru")] + [("rnn", "float32")]
     return [
         case
@@ -112,7 +112,7 @@ def high() -> list[Case]:
 
 
 def step() -> list[Case]:
-    """One step with a state, as when a stream is served: of the layers, then of the Cells."""
+    """One step with a state, as in streaming: of the layers, then of the cells."""
     return [
         case
         for suite, module in (("step", "layer"), ("cell", "cell"))
@@ -179,10 +179,10 @@ def deepbench_all() -> list[Case]:
 
 
 def fits_cpu(case: Case, seconds: float = 1.0) -> bool:
-    """Whether a call should take at most so long on a small machine.
+    """Whether a call takes at most this long on a machine with 150 GFLOP/s that reads 20 GB/s from memory.
 
-    It is one of 150 GFLOP/s that reads 20 GB/s from memory, where w_hh is read from at every step (by
-    each of the passes) if it is larger than 16 MB. The rule looks at sizes alone, never at a measurement.
+    A w_hh of more than 16 MB is read from memory at every step of each pass. The rule uses sizes only,
+    never a measurement.
     """
     reads = case.recurrent_bytes * case.T * min(PASS_COST[case.pass_], 2)
     from_memory = reads / 20e9 if case.recurrent_bytes > 16e6 else 0.0
@@ -201,12 +201,12 @@ def every() -> list[Case]:
 
 
 def quick() -> list[Case]:
-    """What gives an impression in about a minute: float32 over the whole grid, and single steps."""
+    """A first impression in about a minute: the float32 grid, and single steps."""
     return [case for case in grid() if case.dtype == "float32" and case.cell != "rnn"] + step()
 
 
 def select(cases: Iterable[Case], patterns: list[str]) -> list[Case]:
-    """The cases whose id has one of the patterns in it (shell wildcards, any case); all for no pattern."""
+    """The cases whose id contains one of the patterns (shell wildcards, any case), or all without one."""
     return [
         case
         for case in cases

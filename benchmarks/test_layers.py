@@ -1,7 +1,7 @@
-"""The layers under pytest-benchmark: `pytest benchmarks --benchmark-compare` and its other tools apply.
+"""The layers under pytest-benchmark, for its tools, such as `pytest benchmarks --benchmark-compare`.
 
-Each group is one case done by torch.nn and by fastrnn. Not part of `make test`. For figures to publish,
-use `python -m benchmarks`, which measures both in turns.
+Each group is one case in torch.nn and in fastrnn. Not part of `make test`. For figures to publish, use
+`python -m benchmarks`, which measures both in turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def readable(case: Case) -> str:
 def _quiet_machine() -> None:
     look = quiet.look()
     if look.busy:
-        warnings.warn(f"the machine is too busy to measure on: {look}", stacklevel=1)
+        warnings.warn(f"the machine is too busy to measure: {look}", stacklevel=1)
 
 
 @pytest.mark.parametrize("library", layers.LIBRARIES)

@@ -1,4 +1,4 @@
-"""Interleaved timing: what is compared is measured in turns, so that a drift of the machine hits all."""
+"""Interleaved timing: calls take turns, so that a drift of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# A reading of short calls is of as many as take this long: far above the clock's own cost.
+# Short calls are repeated until a reading takes this long, far above the cost of the clock.
 READING_S = 1e-3
 MAX_ROUNDS = 2000
 
@@ -34,14 +34,14 @@ def interleave(
     rounds: int = 5,
     settle: float = 0.0,
 ) -> dict[str, Times]:
-    """Times each of the calls, one reading of each a round.
+    """Times all calls, with one reading of each in a round.
 
-    Rounds go on for `seconds` and at least `rounds` times, but after 4 * `seconds` three are enough.
+    Takes rounds for `seconds` and at least `rounds` of them; after 4 * `seconds`, three are enough.
 
     Args:
-        calls: name -> what to time.
-        settle: before each reading, wait so many seconds and make one call that is not timed. For calls
-            whose libraries have threads of their own, which spin for a while after they have finished.
+        calls: name -> call to time.
+        settle: before each reading, wait this many seconds and make one untimed call. For libraries with
+            threads of their own, which spin for a while after a call.
     """
     with _no_garbage_collection():
         repeats = {name: _repeats(call) for name, call in calls.items()}
@@ -62,7 +62,7 @@ def interleave(
 
 
 def reading(call: Callable[[], object], repeats: int = 1) -> float:
-    """Seconds a call, over so many of them."""
+    """Seconds a call, averaged over `repeats` calls."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -70,11 +70,11 @@ def reading(call: Callable[[], object], repeats: int = 1) -> float:
 
 
 def _repeats(call: Callable[[], object]) -> int:
-    """Warms up, and says how many calls make a reading."""
+    """Warms up and returns how many calls make a reading."""
     first = reading(call)
     if first > 50 * READING_S:
         return 1
-    # Of two, since a first call may build what later ones use.
+    # The minimum of two: a call may still build what later ones reuse.
     return max(1, round(READING_S / min(reading(call), reading(call))))
 
 

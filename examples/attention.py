@@ -1,6 +1,6 @@
-"""Where does it look? A classifier that pools over all recurrent states, by learned attention.
+"""Where does it look? A classifier that pools all recurrent states by learned attention.
 
-The same task as text_classifier.py: which of 28 languages is it? Every state of a bidirectional
+The task is that of text_classifier.py: which of 28 languages is it? Every state of a bidirectional
 GRU gets a learned score, a softmax over the true steps turns the scores into weights, and the
 weighted sum of the states goes to the output. Compared with the last state and the mean state.
 
@@ -102,7 +102,7 @@ def attended(model: PoolingClassifier, dataset: Dataset, indices: Tensor) -> Ten
 
 
 def answer(args: Namespace) -> int:
-    """Which language a text is in, and a bar under each character for the attention on it."""
+    """Prints the language of a text, and under each character a bar for its attention."""
     model, alphabet = load(args.checkpoint, args)
     text = alphabet.read(args.predict)
     one = Dataset(Texts([text], [0]), alphabet, args.world.device)
@@ -113,7 +113,7 @@ def answer(args: Namespace) -> int:
 
 
 def draw(texts: list[str], titles: list[str], weights: Tensor, path: Path) -> None:
-    """Texts as rows of characters, each on a shade that is its attention."""
+    """Texts as rows of characters, with the attention as the background color."""
     longest = max(len(text) for text in texts)
     figure, axes = plt.subplots(figsize=(max(6, 0.24 * longest + 1.5), 0.36 * len(texts) + 0.8))
     axes.imshow(weights[:, :longest], cmap="Oranges", vmin=0, vmax=0.6, aspect="auto")
@@ -127,7 +127,7 @@ def draw(texts: list[str], titles: list[str], weights: Tensor, path: Path) -> No
 
 
 def draw_some(model: PoolingClassifier, dataset: Dataset, texts: Texts, path: Path) -> None:
-    """The attention over one longer text of each of a few languages the plot's font can write."""
+    """The attention over one longer text in each of a few languages that the plot's font has."""
     chosen = []
     for language in ("de", "fr", "es", "pt", "pl", "tr", "sv", "ru", "uk", "el"):
         own = [i for i, label in enumerate(texts.labels) if LANGUAGES[label] == language]

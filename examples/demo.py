@@ -1,11 +1,10 @@
 """A character language model, trained with torch.nn's layers and with fastrnn's, side by side.
 
-The text is the source of Python's standard library. From the same initial weights and the same batches
-both models must have the same losses, within rounding. That is to all six digits for the first hundred or
-two steps; then training itself becomes unstable enough to make every rounding error grow. So a third
-model shows how far losses drift by rounding alone: torch.nn's again, from weights moved by at most one
-rounding. Losses of fastrnn may differ from torch.nn's by 20 times as much as those have until then, and the
-exit status is 1 where they differ by more.
+The text is the source of Python's standard library. Both models start from the same weights and see the
+same batches, so their losses must be equal within rounding. For the first hundred or two steps they agree
+in all six digits; then training amplifies every rounding error. A third model shows how far the losses
+drift by rounding alone: torch.nn's again, from weights changed by at most one rounding. fastrnn's losses
+may differ from torch.nn's by 20 times the drift seen so far. If they differ by more, the exit status is 1.
 
 Writes out/demo.png, both losses over the time spent in training.
 
@@ -35,13 +34,13 @@ from tqdm import tqdm
 import fastrnn
 
 PROMPT = "def "
-CHUNK = 5  # steps that a model trains before it is the next one's turn
+CHUNK = 5  # steps that a model trains in each turn
 Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained: a batch is ``batch`` pieces of text of ``length`` characters."""
+    """Sizes of model and training. A batch is ``batch`` pieces of text of ``length`` characters."""
 
     hidden: int = 192
     length: int = 64
@@ -56,13 +55,15 @@ QUICK = Size(hidden=96, batch=16, lstm_steps=120, gru_steps=60, characters=500_0
 
 
 class Text:
-    """The standard library's source as numbers, one a character."""
+    """The standard library's source as numbers, one for each character."""
 
     def __init__(self, characters: int) -> None:
         folder = Path(sysconfig.get_path("stdlib"))
         sources = [path.read_text("utf-8", errors="ignore") for path in sorted(folder.glob("*.py"))]
         if not sources:
-            sys.exit(f"{folder} holds no source to train on; use a Python that has its library's source")
+            sys.exit(
+                f"{folder} has no source to train on; use a Python installed with the source of its library"
+            )
         text = "".join(c for c in "".join(sources)[:characters] if c == "\n" or " " <= c <= "~")
         self.alphabet = sorted(set(text))
         number = {c: i for i, c in enumerate(self.alphabet)}
@@ -75,7 +76,7 @@ class Text:
         return "".join(self.alphabet[n] for n in numbers)
 
     def batches(self, size: Size, generator: torch.Generator) -> Iterator[Batch]:
-        """Inputs and targets [T, B], endlessly: random pieces of the text, and those one character on."""
+        """Endless inputs and targets [T, B]: random pieces of the text, and the same shifted by one."""
         window = torch.arange(size.length + 1).unsqueeze(1)
         while True:
             starts = torch.randint(len(self.numbers) - size.length, (size.batch,), generator=generator)
@@ -84,7 +85,7 @@ class Text:
 
 
 class Model(nn.Module):
-    """The next character from those before: embedding, two recurrent layers, linear."""
+    """Predicts the next character: embedding, two recurrent layers, linear."""
 
     def __init__(self, layer: type[nn.RNNBase], alphabet: int, hidden: int) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Model(nn.Module):
         self.output = nn.Linear(hidden, alphabet)
 
     def forward(self, numbers: Tensor, state: object = None) -> tuple[Tensor, object]:
-        """Logits [T, B, alphabet] for numbers [T, B], and the last state."""
+        """Numbers [T, B] -> logits [T, B, alphabet] and the last state."""
         y, state = self.recurrent(self.embedding(numbers), state)
         return self.output(y), state
 
@@ -122,17 +123,17 @@ class Run:
         self.seconds.append(time.perf_counter() - start)
 
     def speed(self, characters: int) -> float:
-        """Characters a second, ``characters`` being those of a step."""
+        """Characters per second, for a step of ``characters``."""
         return CHUNK * characters / statistics.median(self.seconds)
 
     def last_loss(self) -> float:
-        """Of the last 20 steps, since that of a single batch says more of the batch."""
+        """The mean of the last 20 steps: the loss of one batch depends on the batch."""
         return statistics.fmean(self.losses[-20:])
 
 
 @dataclass
 class Comparison:
-    """torch.nn's run, fastrnn's, and torch.nn's again from weights moved by at most one rounding."""
+    """The runs of torch.nn, of fastrnn, and of torch.nn from weights changed by at most one rounding."""
 
     name: str
     theirs: Run
@@ -143,7 +144,7 @@ class Comparison:
         return [abs(a - b) for a, b in zip(self.theirs.losses, self.ours.losses, strict=True)]
 
     def drift(self) -> list[float]:
-        """The largest difference up to each step that rounding alone made between torch.nn's two runs."""
+        """For each step, the largest difference so far between torch.nn's two runs, due to rounding."""
         pairs = zip(self.theirs.losses, self.moved.losses, strict=True)
         return list(accumulate((abs(a - b) for a, b in pairs), max))
 
@@ -155,7 +156,7 @@ class Comparison:
         rounding = torch.finfo(torch.float32).eps
         found = zip(self.differences(), self.drift(), self.theirs.losses, strict=True)
         for step, (difference, drift, loss) in enumerate(found):
-            # Written so that a loss that is not a number is unequal too.
+            # Negated, so that NaN counts as unequal.
             if not difference <= max(20 * drift, 16 * rounding * loss):
                 return step
         return None
@@ -166,8 +167,9 @@ class Comparison:
 
 
 def compare(name: str, text: Text, size: Size, steps: int) -> Comparison:
-    """Trains the layer of this name in both packages, in turns of a few steps so that both meet the same
-    weather on a busy machine; stops at the first step that is not equal.
+    """Trains the layer of this name in both packages, and stops at the first unequal step.
+
+    The models take turns of a few steps, so that a busy machine affects all of them.
     """
     torch.manual_seed(0)
     alphabet = len(text.alphabet)
@@ -203,7 +205,7 @@ def compare(name: str, text: Text, size: Size, steps: int) -> Comparison:
 
 
 def report(comparison: Comparison, size: Size) -> bool:
-    """Prints what was seen; whether the losses are equal within rounding."""
+    """Prints the comparison; returns whether the losses are equal within rounding."""
     name, theirs, ours = comparison.name, comparison.theirs, comparison.ours
     differences, drift = comparison.differences(), comparison.drift()
     unequal = comparison.first_unequal()
@@ -225,7 +227,7 @@ def report(comparison: Comparison, size: Size) -> bool:
     else:
         print(
             f"The losses are NOT equal within rounding: at step {unequal} they differ by "
-            f"{differences[unequal]:.1e}, and torch.nn by only {drift[unequal]:.1e} from itself."
+            f"{differences[unequal]:.1e}, but torch.nn's two runs by only {drift[unequal]:.1e}."
         )
     return unequal is None
 
@@ -250,7 +252,7 @@ def plot(comparisons: Sequence[Comparison], path: Path) -> None:
             ("torch.nn", comparison.theirs, "tab:gray"),
             ("fastrnn", comparison.ours, "tab:red"),
         ):
-            # A point a chunk: the mean of its losses at the time it ended.
+            # One point a chunk: its mean loss, at the time of its end.
             ends = list(accumulate(run.seconds))
             means = [statistics.fmean(run.losses[i * CHUNK : (i + 1) * CHUNK]) for i in range(len(ends))]
             panel.plot(ends, means, label=f"{package}.{comparison.name}", color=color)
@@ -267,12 +269,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot (default: out)")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    try:  # now, not after minutes of training
+    try:  # before minutes of training
         arguments.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=arguments.out):
             pass
     except OSError as problem:
-        parser.error(f"nothing can be written to {arguments.out}: {problem.strerror}")
+        parser.error(f"cannot write to {arguments.out}: {problem.strerror}")
     matplotlib.use("Agg")
 
     info = fastrnn.build_info()

@@ -169,7 +169,7 @@ def answer(args: Namespace) -> int:
 
 
 def three_sentences(args: Namespace) -> int:
-    """The smallest language model: two words in, the third predicted, all three right."""
+    """The smallest language model predicts the third word from two."""
     words = [sentence.split() for sentence in SENTENCES]
     vocabulary = Vocabulary([corpus.UNKNOWN, *sorted({word for line in words for word in line})])
     codes = torch.stack([vocabulary.codes(line) for line in words], 1).to(args.world.device)
@@ -207,7 +207,7 @@ def three_sentences(args: Namespace) -> int:
 
 
 def resume(args: Namespace, payload: dict, runs: list[Run]) -> None:
-    """Weights and optimizers from a checkpoint; both implementations can read either's."""
+    """Weights and optimizers from a checkpoint of either implementation."""
     for run in runs:
         kept = payload["runs"].get(run.impl, next(iter(payload["runs"].values())))
         checkpoint.restore(args.checkpoint, run.model, kept["model"])
@@ -215,7 +215,7 @@ def resume(args: Namespace, payload: dict, runs: list[Run]) -> None:
 
 
 def checkpoint_to_resume(args: Namespace) -> dict | None:
-    """The checkpoint to go on from, if asked for, or if torchrun has restarted this process."""
+    """The checkpoint to continue from, on request or after a restart by torchrun."""
     restarted = distributed.restarts() > 0 and args.checkpoint.exists()
     if not args.resume and not restarted:
         return None
@@ -230,7 +230,7 @@ def checkpoint_to_resume(args: Namespace) -> dict | None:
 
 
 def train(args: Namespace, vocabulary: Vocabulary, data: Tensor, payload: dict | None) -> list[Run]:
-    """Train every implementation on streams [T, B], with a checkpoint now and then."""
+    """Trains every implementation on streams [T, B], with checkpoints in between."""
     config, world = config_of(args), args.world
     runs = training.start(
         args.impls, lambda source: build(source, config, len(vocabulary)), world, args.seed, args.lr
@@ -277,7 +277,7 @@ def main() -> int:
         default="chars",
         help="unit of the text, or the three sentences (default chars)",
     )
-    parser.add_argument("--file", type=Path, help="a UTF-8 text of yours to train on")
+    parser.add_argument("--file", type=Path, help="your own UTF-8 text to train on")
     parser.add_argument("--cell", choices=("LSTM", "GRU"), default="LSTM", help="(default LSTM)")
     parser.size("--layers", 2, 1, "recurrent layers")
     parser.size("--hidden", 256, 128, "hidden units")
@@ -290,7 +290,7 @@ def main() -> int:
     parser.size("--most-words", 5000, 1000, "size of the vocabulary of words")
     parser.size("--lr", 4e-3, 8e-3, "learning rate", positive_float)
     parser.size("--save-every", 250, 200, "steps between checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--crash-at", type=int, help="the last process kills itself after this step")
     parser.add_argument("--predict", metavar="TEXT", help="continue TEXT; no training")
     parser.add_argument("--length", type=positive_int, default=200, help="tokens to draw")

@@ -50,7 +50,7 @@ class Memory(nn.Module):
         self.rnn = getattr(layers, cell)(inputs, hidden)
         self.output = nn.Linear(hidden, outputs)
         if cell == "LSTM":
-            # An open forget gate at first: without it an LSTM forgets as fast as a plain RNN.
+            # Start with an open forget gate: otherwise an LSTM forgets as fast as a plain RNN.
             with torch.no_grad():
                 self.rnn.bias_hh_l0[hidden : 2 * hidden] += 1.0
 
@@ -107,7 +107,7 @@ def build(source: ModuleType, cell: str, task: Task, hidden: int) -> Memory:
 
 
 def gradient_norms(model: Memory, length: int, seed: int) -> Tensor:
-    """Norm of the last step's loss's gradient by each input, mean over a batch: [T].
+    """Norm of the gradient of the last step's loss with respect to each input, mean over a batch: [T].
 
     The gradient by the input at t is the one by the state at t, times the input's weights, so it
     fades with the distance as the state's does, and one call of the layer gives it for every t.
@@ -149,7 +149,7 @@ def error(model: Memory, task: Task, length: int, device: torch.device) -> float
 
 
 def saved_bytes(loss: Callable[[], Tensor]) -> tuple[int, Tensor]:
-    """Bytes that autograd keeps for the backward pass of ``loss()``, and the loss."""
+    """Bytes that autograd saves for backward of ``loss()``, and the loss."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def saved_bytes(loss: Callable[[], Tensor]) -> tuple[int, Tensor]:
 
 
 def checkpoints_in_time(impl: str, hidden: int, length: int, report: Report) -> None:
-    """A long sequence in chunks, whose insides are computed again in the backward pass."""
+    """A long sequence in chunks that backward recomputes."""
     task = TASKS["adding"]
     torch.manual_seed(0)
     model = build(layers(impl), "LSTM", task, hidden)

@@ -40,14 +40,14 @@ PADDING, UNKNOWN = 0, 1
 
 @dataclass
 class Encoded:
-    """What the encoder hands over: states [B, S, 2H], true steps [B, S], the decoder's start."""
+    """The encoder's result: states [B, S, 2H], true steps [B, S], the decoder's initial state."""
 
     states: Tensor
     true: Tensor
     start: tuple[Tensor, Tensor]  # h and c [1, B, H]
 
     def repeat(self, times: int) -> Encoded:
-        """Each text's part ``times`` times over, side by side, for as many beams."""
+        """Repeats each text's part ``times`` times, for as many beams."""
         h, c = (part.repeat_interleave(times, 1) for part in self.start)
         states, true = (part.repeat_interleave(times, 0) for part in (self.states, self.true))
         return Encoded(states, true, (h, c))
@@ -97,7 +97,7 @@ class DateReader(nn.Module):
 
 @torch.inference_mode()
 def greedy(model: DateReader, encoded: Encoded) -> Tensor:
-    """The likeliest character at each step: codes [B, LENGTH]."""
+    """The most likely character at each step: codes [B, LENGTH]."""
     state = encoded.start
     token = torch.full((len(encoded.states), 1), START, device=encoded.states.device)
     codes = []
@@ -110,7 +110,7 @@ def greedy(model: DateReader, encoded: Encoded) -> Tensor:
 
 @torch.inference_mode()
 def beam_search(model: DateReader, encoded: Encoded, width: int) -> tuple[Tensor, Tensor]:
-    """The ``width`` likeliest answers: codes [B, width, LENGTH], best first, and their log-shares.
+    """The ``width`` most likely answers: codes [B, width, LENGTH], best first, and their log-probabilities.
 
     Every answer has the same length here, so no score needs to be set right for length.
     """
@@ -119,7 +119,7 @@ def beam_search(model: DateReader, encoded: Encoded, width: int) -> tuple[Tensor
     state = wide.start
     codes = torch.empty(size, width, 0, dtype=torch.long, device=device)
     token = torch.full((size * width, 1), START, device=device)
-    # At first all beams are equal: only one of them counts.
+    # All beams are equal at first: use only one.
     total = torch.full((size, width), -torch.inf, device=device)
     total[:, 0] = 0.0
     for _ in range(LENGTH):
@@ -166,7 +166,7 @@ class Reader:
         return pad_sequence(codes, batch_first=True).to(self.device), lengths
 
     def answers(self, dates: list[str]) -> tuple[Tensor, Tensor]:
-        """What the decoder is given and what it should say, both [B, LENGTH]."""
+        """The decoder's input and target, both [B, LENGTH]."""
         codes = torch.tensor([[OUTPUT.index(c) for c in date] for date in dates])
         start = torch.full((len(dates), 1), START)
         end = torch.full((len(dates), 1), END)
@@ -203,7 +203,7 @@ def train(args: Namespace, reader: Reader, pairs: list[tuple[str, str]], attenti
 
 
 def exact_match(model: DateReader, reader: Reader, pairs: list[tuple[str, str]], width: int = 1) -> float:
-    """Share of dates read without a mistake; by beam search where ``width`` is above 1."""
+    """Share of dates without an error, by beam search if ``width`` is above 1."""
     right = 0
     for at in range(0, len(pairs), 250):
         texts, answers = zip(*pairs[at : at + 250], strict=True)
@@ -226,7 +226,7 @@ def load(path: Path, args: Namespace) -> tuple[DateReader, Reader]:
 
 
 def answer(args: Namespace) -> int:
-    """Read a user's date: the likeliest answers that are dates."""
+    """Reads a user's date: the most likely answers that are dates."""
     model, reader = load(args.checkpoint, args)
     text = dates.clean(args.predict)
     unknown = sum(not reader.knows(character) for character in text)
@@ -248,7 +248,7 @@ def answer(args: Namespace) -> int:
 
 
 def draw(model: DateReader, reader: Reader, pairs: list[tuple[str, str]], path: Path) -> None:
-    """For a few dates, which character of the text each character of the answer looked at."""
+    """The attention of each character of the answer over the text, for a few dates."""
     figure, panels = plt.subplots(2, 2, figsize=(11, 7))
     wanted = ("January", "März", "févr", "ноября")
     for axes, word in zip(panels.flat, wanted, strict=True):
@@ -272,7 +272,9 @@ def main() -> int:
     parser.size("--steps", 2000, 250, "batches to train on")
     parser.size("--batch", 64, 64, "dates in a batch")
     parser.size("--lr", 3e-3, 8e-3, "learning rate", positive_float)
-    parser.add_argument("--beams", type=positive_int, default=4, help="of the search (default 4)")
+    parser.add_argument(
+        "--beams", type=positive_int, default=4, help="width of the beam search (default 4)"
+    )
     parser.add_argument("--predict", metavar="DATE", help="read DATE; no training")
     args = parser.parse()
     if args.predict is not None:

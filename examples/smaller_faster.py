@@ -45,7 +45,7 @@ STEPS = 32  # characters of the text whose classification is timed
 
 @dataclass
 class Variant:
-    """A model to measure, and the bytes its weights take."""
+    """A model to measure, and the size of its weights in bytes."""
 
     name: str
     impl: str
@@ -68,14 +68,14 @@ def recurrent_weights(model: TextClassifier) -> list[str]:
 
 
 def bytes_of(model: TextClassifier, per_weight: float = 4, share: float = 1.0) -> float:
-    """Bytes of a model whose recurrent weights take ``per_weight`` bytes, a ``share`` of them."""
+    """Size of a model that stores a ``share`` of its recurrent weights in ``per_weight`` bytes each."""
     weights = sum(getattr(model.rnn, name).numel() for name in recurrent_weights(model))
     others = sum(parameter.numel() for parameter in model.parameters()) - weights
     return weights * share * per_weight + others * 4
 
 
 def fine_tune(args: Namespace, model: TextClassifier, impl: str, dataset: Dataset, title: str) -> None:
-    """Train a pruned model on, once through the data at a third of the rate."""
+    """Trains a pruned model for one more epoch at a third of the learning rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr / 3, weight_decay=0.0)
     run = Run(impl, model, args.world.wrap(model), optimizer, args.lr / 3)
     batches = dataset.epoch(args.batch, torch.Generator().manual_seed(args.seed + 1))
@@ -85,7 +85,7 @@ def fine_tune(args: Namespace, model: TextClassifier, impl: str, dataset: Datase
 def prune_weights(
     args: Namespace, original: TextClassifier, impl: str, dataset: Dataset, share: float
 ) -> TextClassifier:
-    """The original with a ``share`` of its recurrent weights zero, the smallest ones."""
+    """The original with the smallest ``share`` of its recurrent weights set to zero."""
     model = copy.deepcopy(original)
     names = recurrent_weights(model)
     prune.global_unstructured([(model.rnn, name) for name in names], prune.L1Unstructured, amount=share)
@@ -96,7 +96,7 @@ def prune_weights(
 
 
 def strongest_units(model: TextClassifier, count: int) -> list[Tensor]:
-    """For each direction the ``count`` units with the largest weights, incoming times outgoing."""
+    """For each direction, the ``count`` units with the largest product of incoming and outgoing weights."""
     hidden = model.rnn.hidden_size
     kept = []
     for direction, suffix in enumerate(("", "_reverse")):
@@ -112,7 +112,7 @@ def strongest_units(model: TextClassifier, count: int) -> list[Tensor]:
 def keep_units(
     args: Namespace, original: TextClassifier, impl: str, vocabulary: int, count: int
 ) -> TextClassifier:
-    """A dense model of ``count`` units a direction, with the original's weights of those units."""
+    """A dense model with ``count`` units in each direction and the original's weights of those units."""
     hidden = original.rnn.hidden_size
     kept = strongest_units(original, count)
     state = dict(original.state_dict())
@@ -128,7 +128,7 @@ def keep_units(
 
 
 class InBfloat16(nn.Module):
-    """torch's way to bfloat16: the recurrent layer's weights, inputs and states all in it."""
+    """torch's bfloat16: weights, inputs and states of the recurrent layer."""
 
     def __init__(self, model: TextClassifier) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class InBfloat16(nn.Module):
 
 
 def quantized_by_torch(model: TextClassifier) -> nn.Module:
-    """torch's way to int8: dynamic quantization, which it calls deprecated but has no other yet."""
+    """torch's int8: dynamic quantization, which is deprecated but has no replacement yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.LSTM}, dtype=torch.qint8)
@@ -148,7 +148,7 @@ def quantized_by_torch(model: TextClassifier) -> nn.Module:
 def variants_of(
     args: Namespace, original: TextClassifier, small: dict[str, TextClassifier], vocabulary: int
 ):
-    """Every model to measure: each pruned one in each implementation, and fewer bits."""
+    """All models to measure: pruned ones in each implementation, and those with fewer bits."""
     variants = []
     on_cpu = args.world.device.type == "cpu"
     for impl in args.impls:
@@ -182,7 +182,7 @@ def variants_of(
 
 @torch.inference_mode()
 def measure(variants: list[Variant], test: Dataset, rounds: int) -> None:
-    """Fill in scores, and the time of a step: interleaved, the median of many rounds."""
+    """Measures scores and the time of a step, interleaved, as the median of many rounds."""
     for variant in variants:
         score, _ = evaluate(variant.model, test)
         variant.accuracy, variant.macro_f1 = score.accuracy, score.macro_f1
@@ -210,7 +210,7 @@ def _micros(call: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def draw(variants: list[Variant], path: Path) -> None:
-    """Accuracy, size and the time of a step, a bar for each variant."""
+    """Bar charts of accuracy, size and the time of a step."""
     figure, panels = plt.subplots(1, 3, figsize=(11, 0.28 * len(variants) + 1.2), sharey=True)
     colors = ["tab:gray" if variant.impl == "torch" else "tab:orange" for variant in variants]
     columns = {
@@ -230,7 +230,7 @@ def draw(variants: list[Variant], path: Path) -> None:
 
 
 def answer(args: Namespace) -> int:
-    """Ask the model with half of the units."""
+    """Runs the model with half of the units on a text."""
     payload = checkpoint.load(args.checkpoint, NAME, args)
     config, alphabet = payload["config"], Alphabet(**payload["alphabet"])
     args.embedding = config["embedding"]
@@ -322,7 +322,7 @@ def main() -> int:
         worst = max(own["original"].accuracy - v.accuracy for v in fewer_bits)
         report.expect("accuracy lost to bfloat16 or int8", worst, most=0.02)
     if not args.quick:
-        # A quick run's layers are so small that the calls around them take most of the time.
+        # The layers of a quick run are so small that other calls take most of the time.
         share = own[half].micros / own["original"].micros
         report.expect("time of a step with half of the units", share, most=0.9)
     if runs:

@@ -1,10 +1,10 @@
 """Which language is it? A text classifier: embedding, bidirectional LSTM, last state, softmax.
 
-Trained on words and phrases in 28 languages from babel's locale data (CLDR), one token per
-character. Texts differ in length: the state taken is the one after each text's true last token.
+Trains on words and phrases in 28 languages from babel's locale data (CLDR), one token per character.
+Texts differ in length; the classifier uses the state after each text's last token.
 
-Two variants are trained, to see what the second adds: plain, and with the token's embedding
-multiplied by a learned embedding of its time step.
+Trains two variants: plain, and with each token's embedding multiplied by a learned embedding of its
+time step.
 
   python examples/text_classifier.py                       train, evaluate, plot
   python examples/text_classifier.py --predict "où es-tu"  ask the trained model
@@ -35,7 +35,7 @@ NOISE = 0.03  # of macro-F1 between two seeds
 
 
 class TextClassifier(nn.Module):
-    """Embedding [E], bidirectional LSTM [H], both directions' last state [2H] to the classes."""
+    """Embedding [E], bidirectional LSTM [H], linear from the last states of both directions [2H]."""
 
     def __init__(
         self, layers: ModuleType, vocabulary: int, embedding: int, hidden: int, time_steps: bool
@@ -86,7 +86,7 @@ def load(
 
 
 def answer(args: Namespace) -> int:
-    """Say which language a text is in, with the three best guesses."""
+    """Prints the three most likely languages of a text."""
     model, alphabet = load(args.checkpoint, args.impls, args.world.device, args)
     text = alphabet.read(args.predict)
     one = Dataset(languages.Texts([text], [0]), alphabet, args.world.device)

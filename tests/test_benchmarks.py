@@ -1,4 +1,4 @@
-"""The report of `python -m benchmarks`: what is computed from times, what is written, and its warnings."""
+"""`python -m benchmarks`: figures derived from times, files written, and warnings."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="benchmarks need matplotlib")
 pytest.importorskip("tabulate", reason="benchmarks need tabulate")
 pytest.importorskip("tqdm", reason="benchmarks need tqdm")
 
-# Beside the package, not in it; last, so that an installed fastrnn stays the one that is tested.
+# benchmarks is next to the package. Last in the path, so that the tests use an installed fastrnn.
 sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as command
@@ -38,7 +38,7 @@ def result(rows: list[Row], look: quiet.Look = IDLE, complete: bool = True) -> R
 
 @pytest.fixture
 def _idle(monkeypatch):
-    """As if nobody else used the machine; peaks take their time and are not what is tested."""
+    """An idle machine, with given peaks: measuring them is slow and not under test."""
     monkeypatch.setattr(quiet, "look", lambda: IDLE)
     monkeypatch.setattr(quiet.Neighbors, "cores", lambda self: 0.0)
     monkeypatch.setattr(command.peaks, "measure", lambda seconds: PEAKS)
@@ -56,7 +56,7 @@ def test_distances_are_reported(tmp_path):
     made = result([Row(case, row(case, 2.0).times, 0.0, trip) for case, trip in cases])
     results.save(made, tmp_path / "a.json")
     assert results.load(tmp_path / "a.json") == made
-    assert "90 to 400 ns, over twice the least before 1 of 3 cases" in report.markdown(made, {})
+    assert "90 to 400 ns, over twice the minimum before 1 of 3 cases" in report.markdown(made, {})
 
 
 @pytest.mark.usefixtures("_idle")
@@ -107,7 +107,7 @@ def test_refuses_a_busy_machine(tmp_path, monkeypatch, capsys):
     assert "THE MACHINE WAS TOO BUSY" in text_file.read_text()
 
 
-def test_look_sees_a_neighbor(monkeypatch):
+def test_look_sees_other_programs(monkeypatch):
     # 2 seconds of others' work in the 0.1 seconds of the look.
     clock = iter([100.0, 102.0])
     monkeypatch.setattr(quiet, "_busy_seconds", lambda: next(clock))
@@ -116,7 +116,7 @@ def test_look_sees_a_neighbor(monkeypatch):
     assert look.busy
 
 
-def test_an_unknown_pattern_is_said(capsys):
+def test_an_unknown_pattern_is_an_error(capsys):
     assert command.main(["--only", "nothing/like/it"]) == 1
     assert "no case id matches ['nothing/like/it']" in capsys.readouterr().out
 
@@ -124,13 +124,13 @@ def test_an_unknown_pattern_is_said(capsys):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (["--threads", "0"], "0 is not a positive whole number"),
-        (["--seconds", "-1"], "-1 is not a number of seconds"),
-        (["--seconds", "long"], "long is not a number of seconds"),
-        (["--out", "FILE/results"], "nothing can be written to"),
+        (["--threads", "0"], "got 0, expected a positive whole number"),
+        (["--seconds", "-1"], "got -1, expected a number of seconds"),
+        (["--seconds", "long"], "got long, expected a number of seconds"),
+        (["--out", "FILE/results"], "cannot write to"),
     ],
 )
-def test_bad_arguments_are_said_before_measuring(bad, said, tmp_path, capsys):
+def test_bad_arguments_fail_before_measuring(bad, said, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
         command.main([word.replace("FILE", str(tmp_path / "file")) for word in bad])
@@ -164,7 +164,7 @@ def test_interleaving_takes_turns():
 
 
 @pytest.mark.parametrize("case", [c for c in shapes.every() if c.H == 64 and c.B == 8], ids=lambda c: c.id)
-def test_both_libraries_do_the_same(case):
+def test_both_libraries_compute_the_same(case):
     made = layers.calls(case)
     if case.pass_ == "training":
         for call in made.values():
@@ -178,7 +178,7 @@ def test_both_libraries_do_the_same(case):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_peers_do_the_same(cell, monkeypatch):
+def test_peers_compute_the_same(cell, monkeypatch):
     case = Case("peers", cell, "inference", "float32", 16, 3, 5)
     expected = layers.calls(case)["torch.nn"]()[0]
     monkeypatch.setattr(peers, "_COMPILED_STEPS", {"lstm": peers._lstm_step, "gru": peers._gru_step})
@@ -251,7 +251,7 @@ def test_pages_show_the_newest_result(tmp_path):
         assert page.read_text() == shown.read_text(), f"run python -m benchmarks --publish for {shown.name}"
 
 
-def test_saved_results_come_back(tmp_path):
+def test_saved_results_load_unchanged(tmp_path):
     rows = [row(case, 1.5) for case in shapes.high()]
     before = result(rows)
     results.save(before, tmp_path / "r.json")
@@ -260,7 +260,7 @@ def test_saved_results_come_back(tmp_path):
     assert [line.count('"id"') for line in lines if '"id"' in line] == [1] * len(rows)  # one row a line
 
 
-def test_deepbench_says_what_it_leaves_out():
+def test_deepbench_lists_what_it_leaves_out():
     left = set(shapes.deepbench_all()) - set(shapes.deepbench())
     assert left
     text = report.markdown(result([row(case, 2.0) for case in shapes.deepbench()]), {})

@@ -1,4 +1,4 @@
-"""The demo's verdict: equal where fastrnn is right, and not where it is slightly wrong."""
+"""The demo's verdict: equal for correct layers, unequal for slightly wrong ones."""
 
 import importlib.util
 import sys
@@ -40,7 +40,7 @@ def test_right_layers_are_equal(demo, size, name, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_a_gate_off_by_a_thousandth_is_seen(demo, size, name, capsys, monkeypatch):
+def test_a_gate_off_by_a_thousandth_is_unequal(demo, size, name, capsys, monkeypatch):
     layer = functional.fused_layer
 
     def planted(cell, x, h0, c0, weights, *rest, **options):
@@ -56,13 +56,13 @@ def test_a_gate_off_by_a_thousandth_is_seen(demo, size, name, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_a_gradient_off_by_a_hundredth_is_seen(demo, size, name, monkeypatch):
+def test_a_gradient_off_by_a_hundredth_is_unequal(demo, size, name, monkeypatch):
     layer = functional.fused_layer
 
     def planted(cell, x, h0, c0, weights, *rest, **options):
         w_ih, w_hh, *others = weights
         wrong = w_hh * 1
-        # Other errors at each step, since Adam does not see a constant factor.
+        # A new error at each step: Adam is invariant to a constant factor.
         wrong.register_hook(lambda grad: grad * (1 + 1e-2 * torch.randn_like(grad)))
         return layer(cell, x, h0, c0, (w_ih, wrong, *others), *rest, **options)
 
@@ -71,9 +71,9 @@ def test_a_gradient_off_by_a_hundredth_is_seen(demo, size, name, monkeypatch):
     assert comparison.first_unequal() is not None
 
 
-def test_a_folder_that_can_not_be_written_to_is_said_before_training(demo, tmp_path, monkeypatch, capsys):
+def test_an_unwritable_folder_fails_before_training(demo, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "file" / "out")])
     with pytest.raises(SystemExit, match="2"):
         demo.main()
-    assert "nothing can be written to" in capsys.readouterr().err
+    assert "cannot write to" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""Every example at its quick size, as a user starts it, and what each says to bad input.
+"""Every example at its quick size, started as a user does, and its errors for bad input.
 
-The scripts check their own results against the expectations they print and exit with 1 where one
-is missed, so exit code 0 is the assertion; what is looked at here is that they did print them.
+The scripts check their own results against the expectations they print, and exit with 1 if they miss
+one. Exit code 0 is therefore the main assertion.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def start(name: str, *args: object, cwd: Path) -> Ended[str]:
 def ask(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path
 ) -> Callable[..., Ended[str]]:
-    """Start an example in this process, which saves the seconds torch takes to load."""
+    """Starts an example in this process, which saves the import of torch."""
 
     def run(name: str, *args: object) -> Ended[str]:
         path = str(EXAMPLES / f"{script(name)}.py")
@@ -113,7 +113,7 @@ def test_plots_are_written(name: str, plots: list[str], home: Path) -> None:
 
 
 def trained(home: Path, name: str) -> Path:
-    """The checkpoint the quick run of this module has left."""
+    """The checkpoint of the quick run in this module."""
     path = home / f"{name}.pt"
     if not path.exists():
         pytest.skip(f"needs the checkpoint of the quick run of {name}")
@@ -134,9 +134,7 @@ def trained(home: Path, name: str) -> Path:
         ("long_memory", "0.3* 0.9 0.1 0.2 0.7 0.5* 0.7 0.1 0.4 0.2", "truth: 0.800"),
     ],
 )
-def test_what_a_user_types_is_answered(
-    name: str, text: str, expected: str, home: Path, ask: Callable[..., Ended[str]]
-) -> None:
+def test_predict(name: str, text: str, expected: str, home: Path, ask: Callable[..., Ended[str]]) -> None:
     ended = ask(name, "--predict", text, "--checkpoint", trained(home, name))
     assert ended.returncode == 0, ended.stderr
     assert expected in ended.stdout
@@ -163,12 +161,12 @@ BAD_INPUT = {
     "negative size": ("attention", ["--hidden", "-1"], "positive"),
     "out is a file": ("attention", ["--out", "empty.txt"], "not a folder"),
     "no such option": ("long_memory", ["--fast"], "--fast"),
-    "not a number": ("attention", ["--lr", "fast"], "fast is not a positive number"),
-    "not a whole number": ("attention", ["--hidden", "1.5"], "1.5 is not a positive whole number"),
+    "not a number": ("attention", ["--lr", "fast"], "got fast, expected a positive number"),
+    "not a whole number": ("attention", ["--hidden", "1.5"], "got 1.5, expected a positive whole number"),
     "nowhere to write": (
         "attention",
         ["--out", "empty.txt/out"],
-        "nothing can be written to empty.txt/out",
+        "cannot write to empty.txt/out",
     ),
     "checkpoint is a folder": ("attention", ["--checkpoint", "."], "is a folder"),
     "a quarter of three units": ("smaller_faster", ["--hidden", "3"], "4 or more"),
@@ -185,7 +183,7 @@ def bad_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_sentence_and_loses_no_checkpoint(
+def test_bad_input_gives_one_line_and_keeps_the_checkpoint(
     case: str, home: Path, ask: Callable[..., Ended[str]]
 ) -> None:
     name, args, expected = BAD_INPUT[case]
@@ -212,7 +210,7 @@ def one_sentence(ended: Ended[str], expected: str) -> bool:
     return lines[0].endswith(".")
 
 
-def test_checkpoints_that_are_none(home: Path, ask: Callable[..., Ended[str]]) -> None:
+def test_unreadable_checkpoints(home: Path, ask: Callable[..., Ended[str]]) -> None:
     trained(home, "text_classifier")
     folder = home / "checkpoints"
     folder.mkdir()
@@ -233,7 +231,7 @@ def test_checkpoints_that_are_none(home: Path, ask: Callable[..., Ended[str]]) -
         assert one_sentence(ended, expected)
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(home: Path) -> None:
+def test_resume_continues_as_if_never_stopped(home: Path) -> None:
     args = ["--quick", "--characters", 60_000, "--save-every", 20]
     folder = home / "resumed"
     first = start("language_model", *args, "--steps", 40, "--out", folder, cwd=home)
@@ -254,7 +252,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(home: Path)
     assert "Traceback" not in again.stderr
 
 
-def test_each_text_of_the_language_model_has_a_checkpoint_of_its_own(home: Path) -> None:
+def test_each_text_of_the_language_model_has_its_own_checkpoint(home: Path) -> None:
     folder = home / "texts"
     args = ["--quick", "--characters", 60_000, "--steps", 2, "--out", folder]
     for text in ("chars", "sentences"):
@@ -268,9 +266,7 @@ def test_each_text_of_the_language_model_has_a_checkpoint_of_its_own(home: Path)
         assert ended.stdout.startswith(prompt)
 
 
-def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from common import checkpoint
 
@@ -288,7 +284,7 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(
     assert [left.name for left in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_metrics_against_a_case_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from common.metrics import confusion_matrix, scores
 
@@ -319,8 +315,8 @@ def test_n_grams_are_a_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(shares) > 0
 
 
-def test_beam_search_finds_the_likeliest_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many beams as there are prefixes of 2: the first two characters are searched in full."""
+def test_beam_search_finds_the_most_likely_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many beams as prefixes of length 2, the search over two characters is exhaustive."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import seq2seq_dates as dates
 
@@ -345,8 +341,8 @@ def test_beam_search_finds_the_likeliest_answer(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("time_steps", [False, True])
-def test_a_model_that_lost_no_unit_is_the_model(time_steps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units taken out are those whose weights are zero: the outputs stay the same."""
+def test_removing_dead_units_keeps_the_outputs(time_steps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The removed units have zero weights."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from argparse import Namespace
 

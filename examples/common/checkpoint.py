@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and that say what they are."""
+"""Checkpoints that are written atomically and identify their example."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from common.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Call ``write(temporary path)`` and move the result over ``path`` in one step.
+    """Calls ``write(temporary path)`` and renames the result to ``path``.
 
-    Whatever fails on the way leaves the file that was there before as it was. The temporary name
-    keeps the suffix, since savefig reads the format off it. Only the first process writes.
+    If anything fails, an existing file stays as it was. The temporary name keeps the suffix, because
+    savefig takes the format from it. Only the first process writes.
     """
     if rank() != 0:
         return
@@ -36,13 +36,13 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
 
 
 def save(path: Path, example: str, config: dict, **content: Any) -> None:
-    """Write a checkpoint of ``example``: its sizes in ``config``, all else in ``content``."""
+    """Writes a checkpoint of ``example``: its sizes in ``config``, everything else in ``content``."""
     payload = {"example": example, "config": config, **content}
     write_atomically(path, lambda temporary: torch.save(payload, temporary))
 
 
 def load(path: Path, example: str, args: argparse.Namespace | None = None) -> dict[str, Any]:
-    """Read a checkpoint of ``example``; sizes the user gave must agree with it."""
+    """Reads a checkpoint of ``example``; sizes from the command line must agree with it."""
     if not path.exists():
         raise InputError(f"there is no checkpoint {path}; train first, or give --checkpoint.")
     try:
@@ -60,7 +60,7 @@ def load(path: Path, example: str, args: argparse.Namespace | None = None) -> di
 
 
 def check_size(path: Path, config: dict, name: str, wanted: object) -> None:
-    """Refuse a checkpoint whose ``name`` is not the one wanted."""
+    """Raises an error unless the checkpoint has this value of ``name``."""
     if config.get(name) != wanted:
         raise InputError(
             f"{path} was trained with {name} {config.get(name)}, but {wanted} is asked for; "
@@ -69,9 +69,9 @@ def check_size(path: Path, config: dict, name: str, wanted: object) -> None:
 
 
 def weights(payload: dict, impls: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The trained weights of the last of ``impls`` that the checkpoint holds, or of any other.
+    """The trained weights of the last of ``impls`` in the checkpoint, or of any other.
 
-    torch's and fastrnn's weights have the same names and shapes, so either serves both.
+    torch's and fastrnn's weights have the same names and shapes, so both can load either.
     """
     runs = payload["runs"]
     held = [impl for impl in impls if impl in runs]
@@ -79,7 +79,7 @@ def weights(payload: dict, impls: Iterable[str]) -> dict[str, torch.Tensor]:
 
 
 def restore(path: Path, model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load ``state`` into ``model``; a checkpoint from another shape is refused."""
+    """Loads ``state`` into ``model``; raises an error if the shapes differ."""
     try:
         model.load_state_dict(state)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Training and judging a model that says which language a text is in."""
+"""Trains and evaluates a model that tells the language of a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.training import Run
 
 @dataclass
 class Data:
-    """Texts to train on and others to test on, each also as codes."""
+    """Training and test texts, and both as codes."""
 
     texts: Texts
     test_texts: Texts
@@ -30,7 +30,7 @@ class Data:
 
 
 def data(args: Namespace, alphabet: Alphabet | None = None) -> Data:
-    """The data at full size or for ``--quick``, in an alphabet that is given or that of its own texts."""
+    """The data of a full or ``--quick`` run, in the given alphabet or that of its own texts."""
     share, phrases = (0.25, 60) if args.quick else (1.0, 300)
     texts, test_texts = languages.load(phrases, args.seed, share)
     alphabet = alphabet or Alphabet.of(texts)
@@ -41,7 +41,7 @@ def data(args: Namespace, alphabet: Alphabet | None = None) -> Data:
 def train(
     args: Namespace, build: Callable[[ModuleType], nn.Module], dataset: Dataset, title: str
 ) -> list[Run]:
-    """Train the model that ``build`` makes of each implementation's layers."""
+    """Trains the model that ``build`` makes from each implementation's layers."""
     runs = training.start(args.impls, build, args.world, args.seed, args.lr)
     numbers = torch.Generator().manual_seed(args.seed)
     batches = [b for _ in range(args.epochs) for b in dataset.epoch(args.batch, numbers)]
@@ -50,7 +50,7 @@ def train(
 
 
 def fit(args: Namespace, runs: list[Run], dataset: Dataset, batches: list[Tensor], title: str) -> None:
-    """Train on batches, each given by the indices of its texts, at a rate that falls in the second half."""
+    """Trains on batches of text indices, with a learning rate that falls in the second half."""
     training.fit(
         runs,
         (dataset.batch(args.world.share(indices)) for indices in batches),
@@ -68,7 +68,7 @@ def loss_of(run: Run, batch: Batch) -> tuple[Tensor, int]:
 
 @torch.inference_mode()
 def predict(model: nn.Module, dataset: Dataset) -> Tensor:
-    """Probabilities [N, C] of a whole data set, in its order."""
+    """Probabilities [N, C] for a whole data set, in its order."""
     answer = torch.empty(len(dataset.codes), len(LANGUAGES))
     for indices in dataset.in_order(256):
         batch = dataset.batch(indices)
@@ -84,14 +84,14 @@ def evaluate(model: nn.Module, dataset: Dataset) -> tuple[Scores, Tensor]:
 
 
 def guesses(probabilities: Tensor, count: int = 3) -> str:
-    """The likeliest languages of one text, from its probabilities [C]."""
+    """The most likely languages of one text, from its probabilities [C]."""
     best = probabilities.topk(count)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return ", ".join(f"{LANGUAGES[label]} {share:.1%}" for label, share in pairs)
 
 
 def show_errors(probabilities: Tensor, texts: Texts, count: int = 8) -> None:
-    """The wrong answers the model was surest of."""
+    """The wrong answers with the highest probabilities."""
     truth = torch.tensor(texts.labels)
     best = probabilities.max(1)
     wrong = (best.indices != truth).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""The command line of every example: common options, sizes for --quick, bad input."""
+"""The command line of every example: common options, sizes for --quick, errors for bad input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.errors import InputError
 def positive_int(text: str) -> int:
     value = int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+        raise argparse.ArgumentTypeError(f"got {text}, expected a positive whole number")
     return value
 
 
@@ -29,27 +29,27 @@ def positive_float(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"got {text}, expected a positive number")
     return value
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be written to: after minutes of training is too late."""
+    """Raises an error if the folder can't be written to, before minutes of training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as problem:
-        raise InputError(f"nothing can be written to {folder}: {problem.strerror}.") from None
+        raise InputError(f"cannot write to {folder}: {problem.strerror}.") from None
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence, and whose sizes depend on ``--quick``.
+    """An argument parser with one-line errors, and with sizes that depend on ``--quick``.
 
-    A size (hidden units, epochs...) has one default at full size and one for ``--quick``; a size
-    the user gives wins over both. ``args.given`` tells which sizes the user gave.
+    A size (hidden units, epochs...) has a default for a full run and one for ``--quick``; a size from the
+    command line overrides both. ``args.given`` is the set of sizes from the command line.
 
-    ``checkpoint`` names its default file, in which options may stand in braces; else it is ``name``.
+    ``checkpoint`` is the name of the default checkpoint, with options in braces; without it, ``name``.
     """
 
     def __init__(self, name: str, description: str, checkpoint: str | None = None) -> None:
@@ -65,11 +65,11 @@ class Parser(argparse.ArgumentParser):
             "--impl",
             choices=("auto", "torch", "fastrnn", "both"),
             default="auto",
-            help="whose layers to train; both: from the same weights, on the same batches "
-            "(default: both where fastrnn is installed, else torch)",
+            help="which package's layers to train; both: from the same weights, on the same batches "
+            "(default: both if fastrnn is installed, else torch)",
         )
         self.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
-        self.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
+        self.add_argument("--seed", type=int, default=0, help="seed of weights and batches (default 0)")
         self.add_argument("--threads", type=positive_int, help="threads of torch (default: its own)")
         self.add_argument(
             "--out",
@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--checkpoint", type=Path, help=f"the checkpoint's file (default OUT/{default})")
 
     def size(self, flag: str, full: Any, quick: Any, what: str, kind: Callable = positive_int):
-        """Add an option with one default at full size and another for ``--quick``."""
+        """Adds an option with a default for a full run and one for ``--quick``."""
         action = self.add_argument(flag, type=kind, help=f"{what} (default {full}, with --quick {quick})")
         self._sizes[action.dest] = (full, quick)
 
@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help).")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse and check; returns args with ``given``, ``impls`` and ``world`` added."""
+        """Parses and checks; returns args with ``given``, ``impls`` and ``world``."""
         args = self.parse_args(argv)
         args.given = {name for name in self._sizes if getattr(args, name) is not None}
         for name, (full, quick) in self._sizes.items():
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def launch(main: Callable[[], int]) -> NoReturn:
-    """Exit with main's code; bad input becomes one sentence on stderr and exit code 2."""
+    """Exits with main's code; bad input gives one line on stderr and exit code 2."""
     try:
         code = main()
     except InputError as problem:

@@ -1,4 +1,4 @@
-"""What an example prints: tables, results against expectations, equality and the speed ratio."""
+"""The output of an example: tables, results against expectations, equality and the speed ratio."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROUNDING = 1e-3  # relative difference of the first losses that float32 rounding
 
 
 def say(text: str = "") -> None:
-    """Print, in the first process only."""
+    """Prints, in the first process only."""
     if distributed.rank() == 0:
         print(text, flush=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Text columns: the first to the left, the others to the right; floats get four digits.
+    """Text columns, the first aligned left and the others right; floats with four digits.
 
     >>> print(table(("layer", "error"), [("LSTM", 0.12345), ("GRU", 7)]))
     layer   error
@@ -45,7 +45,7 @@ def _text(cell: object) -> str:
 
 
 class Report:
-    """Collects an example's figures and expectations; prints them last and keeps them as JSON."""
+    """Collects an example's figures and expectations, prints them at the end and writes them as JSON."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.name = name
@@ -62,7 +62,7 @@ class Report:
     def expect(
         self, what: str, value: float, *, least: float | None = None, most: float | None = None
     ) -> None:
-        """State a result and the bound it should keep."""
+        """Adds a result and its bound."""
         bound = f"at least {least:.4g}" if least is not None else f"at most {most:.4g}"
         reached = value >= least if least is not None else value <= most
         self.missed |= not reached
@@ -71,22 +71,21 @@ class Report:
         self._lines.append(f"  {what}: {value:.4g}, expected {bound}: {verdict}")
 
     def same_in_both(self, what: str, values: Sequence[float], noise: float) -> None:
-        """State that the implementations' results differ by no more than another seed would."""
+        """Adds that the implementations' results differ no more than with another seed."""
         if len(values) > 1:
             spread = max(values) - min(values)
             self.expect(f"difference in {what} between torch and fastrnn", spread, most=noise)
 
     def same_start(self, runs: list[Run]) -> None:
-        """State that the implementations' first losses agree within rounding."""
+        """Adds that the implementations' first losses agree within rounding."""
         if len(runs) > 1:
             what = "relative difference of the first losses"
             self.expect(what, first_difference(runs), most=ROUNDING)
 
     def finish(self, runs: list[Run]) -> int:
-        """Print results and speeds, write the figures; returns the exit code.
+        """Prints results and speeds and writes the figures; returns the exit code.
 
-        It is 1 where an expectation was missed; but 0 under torchrun, which would take the process
-        for one that died and start all of them anew.
+        It is 1 if an expectation was missed, but 0 under torchrun, which would restart all processes.
         """
         say("\nResult")
         say("\n".join(self._lines))

@@ -1,8 +1,8 @@
-"""Training one model, or the same model with both implementations side by side.
+"""Trains a model with one implementation, or with both side by side.
 
-Both start from the same weights. Each batch trains both, one after the other, on the same random
-numbers, so a difference in loss is a difference in arithmetic, and the ratio of their times is
-taken between neighbors in time, which a busy machine disturbs least.
+Both start from the same weights. Each batch trains both, one after the other, with the same random numbers.
+A difference in loss is therefore a difference in arithmetic. The ratio of times compares adjacent steps,
+which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ WARM_UP = 3  # steps left out of speeds: first calls allocate and pack
 
 @dataclass
 class Run:
-    """One implementation's model in training, and what was measured on the way."""
+    """One implementation's model in training, with its measurements."""
 
     impl: str
     model: nn.Module
-    forward: nn.Module  # the model, or DistributedDataParallel around it: call this in training
+    forward: nn.Module  # the model, or DistributedDataParallel around it; called in training
     optimizer: torch.optim.Optimizer
     lr: float
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # of each step
     items: list[int] = field(default_factory=list)  # tokens of each step, on all processes
     norms: list[float] = field(default_factory=list)  # of the gradient, before clipping
-    state: Any = None  # the hidden state carried from batch to batch, where there is one
+    state: Any = None  # the hidden state passed from batch to batch, if any
 
     @property
     def speed(self) -> float:
-        """Tokens per second, the median over the steps after the first few; 0 where there were none."""
+        """Tokens per second, the median over the steps after the first few; 0 without any."""
         pairs = list(zip(self.items, self.seconds, strict=True))
         pairs = pairs[WARM_UP:] or pairs
         return statistics.median(items / seconds for items, seconds in pairs) if pairs else 0.0
@@ -58,7 +58,7 @@ def start(
     lr: float,
     weight_decay: float = 0.0,
 ) -> list[Run]:
-    """One run per implementation, all from the first one's initial weights."""
+    """One run for each implementation, all from the initial weights of the first."""
     runs: list[Run] = []
     for impl in impls:
         torch.manual_seed(seed)
@@ -87,17 +87,17 @@ def fit(
 
     Args:
         loss_of: (run, batch) -> (mean loss, number of tokens in the batch of this process).
-        clip: the largest norm of the gradient; it is scaled down to this where larger.
-        schedule: factor of the learning rate at each share (0 to 1) of the ``steps``.
-        after_step: called with the number of steps done.
-        first_step: steps done before, when training is resumed.
+        clip: a gradient with a larger norm is scaled down to this norm.
+        schedule: factor of the learning rate at a share (0 to 1) of the ``steps``.
+        after_step: called with the number of finished steps.
+        first_step: number of finished steps when training is resumed.
     """
     for run in runs:
         run.model.train()
     bar = tqdm(total=steps, initial=first_step, desc=title, disable=world.rank > 0, mininterval=0.5)
     for step, batch in enumerate(batches, start=first_step):
         factor = schedule(step / steps) if schedule else 1.0
-        # Whoever goes second finds the batch in the cache: take turns.
+        # The second run finds the batch in the cache: alternate.
         turn = runs if step % 2 == 0 else runs[::-1]
         numbers = _random_state(world)
         for run in turn:
@@ -145,12 +145,12 @@ def _now(world: World) -> float:
 
 
 def cooling(share: float) -> float:
-    """A schedule: full rate for half of the steps, then straight down to a tenth."""
+    """A schedule: the full rate for half of the steps, then a linear decay to a tenth."""
     return min(1.0, 1.9 - 1.8 * share)
 
 
 def speed_ratio(runs: list[Run]) -> float | None:
-    """How many times as fast the second run's steps were: the median over steps; None without any."""
+    """How many times faster the second run's steps were, as the median over steps; None without any."""
     if len(runs) < 2:
         return None
     pairs = list(zip(runs[0].seconds, runs[1].seconds, strict=True))
@@ -161,7 +161,7 @@ def speed_ratio(runs: list[Run]) -> float | None:
 def first_difference(runs: list[Run], steps: int = 5) -> float:
     """The largest relative difference between the two runs' losses in the first few steps.
 
-    Later the two drift apart: training amplifies the last bit's rounding, as another seed would.
+    Later they drift apart, because training amplifies rounding errors.
     """
     pairs = list(zip(runs[0].losses, runs[1].losses, strict=True))[:steps]
     return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
