@@ -71,6 +71,27 @@ def extensions() -> list[object]:
     return [cpu, compiling.cuda_extension(CSRC, link)] if wants_cuda() else [cpu]
 
 
+class Announced(cpp_extension.BuildExtension):
+    """Tells what is compiled and how long it takes. On the terminal, since pip hides a build's output."""
+
+    def build_extensions(self) -> None:
+        files = sum(len(extension.sources) for extension in self.extensions)
+        if self.distribution.verbose:
+            tell(
+                f"fastrnn: compiling {files} files against torch {compiling.torch.__version__}; this takes "
+                "about a minute on two cores the first time, and several more with CUDA"
+            )
+        super().build_extensions()
+
+
+def tell(text: str) -> None:
+    try:
+        with open("/dev/tty", "w") as terminal:
+            print(f"\n{text}", file=terminal)
+    except OSError:
+        print(text, file=sys.stderr)
+
+
 class WithSources(build_py):
     """Puts csrc into the package: `python -m fastrnn compile` builds the CUDA library from it."""
 
@@ -96,7 +117,7 @@ setup(
     license="Apache-2.0",
     ext_modules=extensions(),
     cmdclass={
-        "build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True),
+        "build_ext": Announced.with_options(no_python_abi_suffix=True),
         "build_py": WithSources,
         "bdist_wheel": AnyPython,
     },

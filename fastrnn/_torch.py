@@ -6,7 +6,6 @@ ONNX exporter, which take seconds: hooks wait until somebody else does.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,8 +23,6 @@ below_autograd: Callable[[], Any] = torch._C._AutoDispatchBelowAutograd
 
 # tracing(): torch.jit.trace is running.
 tracing: Callable[[], bool] = torch._C._is_tracing
-# torch silences these warnings for its own modules, whose checks compare sizes while traced, too.
-warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"fastrnn\.nn\.")
 
 # innermost_transform(): the innermost active torch.func transform, or None.
 innermost_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
