@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -12,12 +12,21 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 class Limits(nn.Module):
     """Mixed into this package's layers and cells."""
 
-    def __prepare_scriptable__(self) -> NoReturn:
-        """torch.jit.script asks this of every module it is about to compile."""
-        advice = "torch.nn has no such module to take its place; torch.export can take it"
-        if _has_twin(self):
-            advice = "call fastrnn.restore(model) first, which makes it torch.nn's with the same parameters"
-        raise RuntimeError(f"{_name(self)} can't be compiled by TorchScript: {advice}")
+    def __prepare_scriptable__(self) -> nn.Module:
+        """torch.nn's module on the same parameters, for torch.jit.script to compile in place of this one.
+
+        torch.jit.script also puts it into the model; ``fastrnn.accelerate(model)`` converts it back.
+        """
+        if not _has_twin(self):
+            raise RuntimeError(
+                f"{_name(self)} can't be compiled by TorchScript: torch.nn has no such module"
+            )
+        cls = getattr(nn, type_before_parametrizations(self).__name__)
+        twin: nn.Module = cls.__new__(cls)
+        twin.__dict__.update(self.__dict__)
+        if isinstance(twin, nn.RNNBase):
+            twin._init_flat_weights()
+        return twin
 
     def __setattr__(self, name: str, value: Any) -> None:
         # torch.ao.quantization sets this on every module before it looks for those it can replace, and

@@ -305,15 +305,41 @@ def test_patched_ends_with_an_error_inside() -> None:
     assert type(nn.GRU(3, 4)) is nn.GRU
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "LSTMCell"])
-def test_torchscript_says_to_restore_first(kind: str) -> None:
-    model = nn.Sequential(getattr(fastrnn, kind)(3, 4))
-    with pytest.raises(
-        RuntimeError, match=r"fastrnn\.\w+ can't be compiled by TorchScript: call fastrnn.restore"
-    ):
-        torch.jit.script(model)
-    x = torch.randn(5, 3)
-    assert_same(torch.jit.script(fastrnn.restore(model))(x), model(x))
+@pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}Cell" for kind in KINDS)])
+def test_torchscript_compiles_torch_nns_layer_on_the_same_weights(kind: str) -> None:
+    layer = getattr(fastrnn, kind)(3, 4)
+    model = nn.Sequential(layer)
+    for x in (torch.randn(5, 3), *([] if kind.endswith("Cell") else [torch.randn(5, 2, 3)])):
+        scripted = torch.jit.script(model)
+        expected = layer(x)
+        assert_same(scripted(x), expected)
+        file = io.BytesIO()
+        torch.jit.save(scripted, file)
+        file.seek(0)
+        assert_same(torch.jit.load(file)(x), expected)
+    for p, q in zip(scripted.parameters(), layer.parameters(), strict=True):
+        assert p is q
+    fastrnn.accelerate(model)
+    assert type(model[0]) is type(layer)
+
+
+class PackedModel(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, _ = self.rnn(packed)
+        return nn.utils.rnn.pad_packed_sequence(y)[0]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_torchscript_with_packed_sequences(kind: str) -> None:
+    model = PackedModel(getattr(fastrnn, kind)(3, 4, num_layers=2, bidirectional=True))
+    args = (torch.randn(5, 3, 3), torch.tensor([2, 5, 4]))
+    expected = model(*args)
+    assert_same(torch.jit.script(model)(*args), expected)
 
 
 class OwnGRU(fastrnn.GRU):
@@ -323,7 +349,7 @@ class OwnGRU(fastrnn.GRU):
 @pytest.mark.parametrize("cls", [fastrnn.GRUResetBefore, OwnGRU])
 def test_torchscript_of_what_torch_has_no_twin_of(cls: type[nn.Module]) -> None:
     with pytest.raises(
-        RuntimeError, match=rf"{cls.__name__} can't be compiled by TorchScript: torch.nn has"
+        RuntimeError, match=rf"{cls.__name__} can't be compiled by TorchScript: torch.nn has no"
     ):
         torch.jit.script(fastrnn.restore(cls(3, 4)))
 
