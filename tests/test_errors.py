@@ -197,7 +197,8 @@ MASKS: dict[str, tuple[dict[str, Any], str]] = {
         "lengths should be from 0 to 5, the number of steps, got 6 in row 1",
     ),
     "lengths_negative": ({"lengths": torch.tensor([1, 2, -1])}, "got -1 in row 2"),
-    "lengths_list": ({"lengths": [1, 2, 3]}, "lengths should be an int64 tensor"),
+    "lengths_list": ({"lengths": [1.0, 2.0, 3.0]}, "lengths should be an int64 tensor"),
+    "lengths_short_list": ({"lengths": [1, 2]}, "got torch.int64 of shape (2,)"),
     "reset_shape": (
         {"reset": zeros(B, T, dtype=torch.bool)},
         "reset should be a bool tensor of shape (5, 3)",

@@ -84,7 +84,7 @@ class Recurrent(Limits, nn.RNNBase):
         input: Tensor | PackedSequence,
         hx: Any = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Tensor | list[int] | None = None,
         reset: Tensor | None = None,
         states: bool = False,
     ) -> Any:
@@ -285,6 +285,7 @@ class Recurrent(Limits, nn.RNNBase):
         if lengths is not None:
             if unbatched:
                 raise ValueError("lengths goes with a batch, not with unbatched input")
+            lengths = _as_lengths(lengths, x.device)
             _check_mask("lengths", "an int64", torch.int64, (batch,), lengths)
         if reset is not None:
             expected = (steps,) if unbatched else (steps, batch)
@@ -359,6 +360,14 @@ _torch.let_dynamo_trace(Recurrent)
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
     return x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+
+
+def _as_lengths(lengths: Any, device: torch.device) -> Any:
+    """A list of integers as a tensor, and any integer dtype as int64; what is neither stays."""
+    if isinstance(lengths, list | tuple) and all(type(n) is int for n in lengths):
+        return torch.tensor(lengths, dtype=torch.int64, device=device)
+    narrow = (torch.int32, torch.int16, torch.int8, torch.uint8)
+    return lengths.long() if isinstance(lengths, Tensor) and lengths.dtype in narrow else lengths
 
 
 def _check_mask(name: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...], mask: Any) -> None:

@@ -18,7 +18,7 @@ _DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, result
     ``forward(input, hx=None, *, lengths=None, reset=None, states=False)`` takes and returns what
     torch.nn's does, and:
 
-        lengths: int64 [B] on the input's device, from 0 to T in any order. Sequence b ends after
+        lengths: int [B] on the input's device, or a list, from 0 to T in any order. Sequence b ends after
             ``lengths[b]`` steps: its output is zero beyond, its last state that of its own end, in both
             directions, and the input there, be it NaN, makes no difference. A sequence of length zero
             hands its initial state back.

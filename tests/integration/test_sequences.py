@@ -17,6 +17,8 @@ from .common import DEVICES, KINDS, assert_same, gradients, loss_of, pair, tenso
 
 T, B, I, H = 7, 4, 3, 5
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 def leaves(*values: Any) -> list[Tensor]:
     return [t.requires_grad_() for t in tensors(values)]
@@ -309,3 +311,13 @@ def test_a_batch_of_zero_rows(kind: str, device: str) -> None:
         assert [s.shape for s in tensors(state)] == [s.shape for s in expected]
         output.sum().backward()
         assert not any(p.grad.any() for p in ours.parameters())
+
+
+@pytest.mark.parametrize(
+    "lengths", [[3, 0, 5], (3, 0, 5), *(torch.tensor([3, 0, 5], dtype=d) for d in INTEGERS)], ids=str
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_as_a_list_or_in_any_integer_dtype(kind: str, lengths: Any) -> None:
+    layer = getattr(fastrnn, kind)(3, 4, bidirectional=True)
+    x = torch.randn(5, 3, 3)
+    assert_same(layer(x, lengths=lengths), layer(x, lengths=torch.tensor([3, 0, 5])))
