@@ -8,8 +8,8 @@ stays good.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -58,8 +58,9 @@ def accelerate(model: Model) -> tuple[Model, Report]:
     """Makes every nn.LSTM, nn.GRU, nn.RNN and their cells inside a model this package's.
 
     They keep their identity, parameters, hooks, parametrizations, training flag and device; state_dict
-    is unchanged, and optimizers made before go on working. Subclasses, whose own code must run, and
-    modules with a forward of their own are left and named. Doing it twice does no more than once.
+    is unchanged, and optimizers made before go on working. A subclass of one of them is converted if its
+    forward is inherited or calls ``super().forward()``: its own code still runs. Others, and modules whose
+    forward was replaced, are left and named. Doing it twice does no more than once.
     Before ``fully_shard`` and ``torch.jit.script``, which change a module's class themselves.
 
     Args:
@@ -90,13 +91,11 @@ def accelerate(model: Model) -> tuple[Model, Report]:
                 report.left[name] = reason
             else:
                 original = parametrize.type_before_parametrizations(module)
-                report.replaced[name] = f"torch.nn.{original.__name__}"
-                _become(module, TWINS[original])
-        elif isinstance(module, torch.jit.ScriptModule):
-            if module.original_name in _NAMES:
-                report.left[name] = f"a torch.nn.{module.original_name} that TorchScript has compiled"
-        elif type(module).__name__ in _NAMES:
-            report.left[name] = f"{_full_name(type(module))} is not torch.nn's"
+                public = f"torch.nn.{original.__name__}" if original in TWINS else _full_name(original)
+                report.replaced[name] = public
+                _become(module, _converted(original))
+        elif reason := _why_unknown(module):
+            report.left[name] = reason
     return model, report
 
 
@@ -119,18 +118,19 @@ def restore(model: Model) -> Model:
     _check_module("restore", model)
     originals = {twin: original for original, twin in TWINS.items()}
     for module in model.modules():
-        original = originals.get(parametrize.type_before_parametrizations(module))
+        cls = parametrize.type_before_parametrizations(module)
+        original = originals.get(cls) or vars(cls).get("_converted_from")
         if original is not None:
             _become(module, original)
     return model
 
 
-@contextmanager
-def patched() -> Iterator[None]:
+class patched:  # noqa: N801
     """Within it, constructing an nn.LSTM, nn.GRU, nn.RNN or one of their cells gives this package's.
 
     For libraries that construct them, however they imported the class. Subclasses stay what they are.
-    It holds for all threads of the process.
+    It holds for all threads of the process. Libraries that construct the model again when they load or copy
+    it need it to last: call ``start()`` once, and ``stop()`` to end it.
 
     Example:
         >>> import torch, fastrnn
@@ -138,15 +138,34 @@ def patched() -> Iterator[None]:
         ...     layer = torch.nn.LSTM(3, 4)
         >>> type(layer)
         <class 'fastrnn.nn.layers.LSTM'>
+        >>> lasting = fastrnn.patched().start()
+        >>> type(torch.nn.GRU(3, 4))
+        <class 'fastrnn.nn.layers.GRU'>
+        >>> lasting.stop()
     """
-    before = {original: original.__init__ for original in TWINS}
-    for original, twin in TWINS.items():
-        original.__init__ = _then_become(original, twin)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for original, init in before.items():
+
+    def __init__(self) -> None:
+        self._before: dict[type[nn.Module], Any] = {}
+
+    def start(self) -> patched:
+        """Begins, and lasts until ``stop()``. Starting it twice does no more than once."""
+        if not self._before:
+            self._before = {original: original.__init__ for original in TWINS}
+            for original, twin in TWINS.items():
+                original.__init__ = _then_become(original, twin)  # type: ignore[method-assign]
+        return self
+
+    def stop(self) -> None:
+        """Ends it; does nothing if it has not begun."""
+        for original, init in self._before.items():
             original.__init__ = init  # type: ignore[method-assign]
+        self._before = {}
+
+    def __enter__(self) -> patched:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def _then_become(original: type[nn.Module], twin: type[nn.Module]) -> Callable[..., None]:
@@ -166,13 +185,82 @@ _NAMES = {original.__name__ for original in TWINS}
 
 
 def _why_not(module: nn.Module) -> str | None:
+    """Why a module derived from torch.nn's recurrent ones can't be converted."""
     original = parametrize.type_before_parametrizations(module)
-    if original not in TWINS:
-        base = next((b for b in TWINS if isinstance(module, b)), nn.Module)
-        return f"{_full_name(original)} is a subclass of torch.nn.{base.__name__}"
+    base = _base(original)
+    if base is None:
+        return f"{_full_name(original)} is not derived from torch.nn's LSTM, GRU, RNN or their cells"
+    if not _calls_super(original, base):
+        return (
+            f"{_full_name(original)} is a subclass of torch.nn.{base.__name__} with a forward of its own: "
+            f"call super().forward() in it, or derive it from fastrnn.{base.__name__}"
+        )
     if "forward" in vars(module):
-        return "its forward was replaced on the instance"
+        return "its forward was replaced on the instance: convert the model first"
     return None
+
+
+def _why_unknown(module: nn.Module) -> str | None:
+    """Why another module of a recurrent layer's name is left; None if there is nothing to say about it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        if module.original_name not in _NAMES:
+            return None
+        return (
+            f"a torch.nn.{module.original_name} that TorchScript has compiled: convert the model before "
+            "torch.jit.script or torch.jit.trace"
+        )
+    cls = type(module)
+    if cls.__name__ not in _NAMES or any(
+        isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules()
+    ):
+        return None  # a container of layers that are reported themselves
+    if cls.__module__.startswith(("torch.ao.", "torch.nn.quantized")):
+        return f"{_full_name(cls)} is quantized: convert the float model; for int8 weights see prepack"
+    return f"{_full_name(cls)} is not torch.nn's"
+
+
+def _base(cls: type) -> type[nn.Module] | None:
+    return next((b for b in cls.__mro__ if b in TWINS), None)
+
+
+def _calls_super(cls: type, base: type) -> bool:
+    """No class before base has a forward, or each such forward calls super().forward()."""
+    for c in cls.__mro__[: cls.__mro__.index(base)]:
+        if "forward" not in vars(c):
+            continue
+        code = getattr(inspect.unwrap(vars(c)["forward"]), "__code__", None)
+        names = code.co_names if code is not None else ()
+        if not {"super", "forward"} <= set(names) or {"_VF", "_flat_weights"} & set(names):
+            return False
+    return True
+
+
+@functools.cache
+def _converted(cls: type[nn.Module]) -> type[nn.Module]:
+    """This package's class for one of torch.nn's; for a subclass, one with our layer next in its MRO."""
+    if cls in TWINS:
+        return TWINS[cls]
+    base = _base(cls)
+    assert base is not None
+    own = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__reduce_ex__": _reduce_converted,
+        "_converted_from": cls,
+    }
+    return type(cls.__name__, (cls, TWINS[base]), own)
+
+
+def _reduce_converted(self: nn.Module, protocol: int) -> tuple[Any, ...]:
+    # pickle can't find a class made at run time by its name; the class it was made from it can.
+    state = self.__getstate__() if isinstance(self, nn.RNNBase) else vars(self)
+    return _new_converted, (vars(type(self))["_converted_from"],), state
+
+
+def _new_converted(cls: Any) -> nn.Module:
+    made = _converted(cls)
+    return made.__new__(made)
 
 
 def _full_name(cls: type) -> str:

@@ -37,7 +37,64 @@ class Tagger(nn.Module):
 
 
 class OwnLSTM(nn.LSTM):
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        return super().__call__  # not torch.nn's forward
+
+
+class Initialized(nn.LSTM):
+    def reset_parameters(self) -> None:
+        for w in self.parameters():
+            nn.init.uniform_(w, -0.05, 0.05)
+
+
+class Clipped(nn.GRU):
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        output, state = super().forward(input, hx)
+        return output.clamp(-0.1, 0.1), state
+
+
+class ClippedCell(nn.LSTMCell):
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        h, c = super().forward(input, hx)
+        return h.clamp(-0.1, 0.1), c
+
+
+class Deeper(Clipped):
     pass
+
+
+class LSTM(nn.Module):
+    """A wrapper of the name of the layer inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.rnn(x)
+
+
+@pytest.mark.parametrize("cls", [Initialized, Clipped, Deeper, ClippedCell])
+def test_accelerate_subclasses_whose_code_calls_torch_nns(cls: Any) -> None:
+    plain = cls(3, 4)
+    x = torch.randn(2, 3) if cls is ClippedCell else torch.randn(5, 2, 3)
+    fast, report = fastrnn.accelerate(copy.deepcopy(plain))
+    assert report.replaced == {"": f"{cls.__module__}.{cls.__name__}"}
+    assert isinstance(fast, cls)
+    assert isinstance(fast, fastrnn.LSTM | fastrnn.GRU | fastrnn.LSTMCell)
+    assert_same(fast(x), plain(x))
+    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert type(again) is type(fast)
+        assert_same(again(x), plain(x))
+    assert list(fastrnn.accelerate(fast)[1].already) == [""]
+    assert type(fastrnn.restore(fast)) is cls
+    assert_same(fast(x), plain(x))
+
+
+def test_a_wrapper_of_a_converted_layer_is_not_left() -> None:
+    _, report = fastrnn.accelerate(nn.Sequential(LSTM()))
+    assert report.replaced == {"0.rnn": "torch.nn.LSTM"}
+    assert not report.left
 
 
 class GRU(nn.Module):
@@ -139,9 +196,11 @@ def test_accelerate_leaves_and_names_what_it_cannot_take() -> None:
     _, report = fastrnn.accelerate(model)
     assert list(report.replaced) == ["plain"]
     assert report.left == {
-        "own": f"{OwnLSTM.__module__}.OwnLSTM is a subclass of torch.nn.LSTM",
-        "patched": "its forward was replaced on the instance",
-        "script": "a torch.nn.LSTM that TorchScript has compiled",
+        "own": f"{OwnLSTM.__module__}.OwnLSTM is a subclass of torch.nn.LSTM with a forward of its own: "
+        "call super().forward() in it, or derive it from fastrnn.LSTM",
+        "patched": "its forward was replaced on the instance: convert the model first",
+        "script": "a torch.nn.LSTM that TorchScript has compiled: convert the model before "
+        "torch.jit.script or torch.jit.trace",
         "other": f"{GRU.__module__}.GRU is not torch.nn's",
     }
     assert [type(m) for m in model.values()][:4] == types[:4]
@@ -299,6 +358,22 @@ def test_patched_makes_what_the_constructor_would() -> None:
     assert set(vars(module)) == set(vars(fastrnn.LSTM(3, 4)))
 
 
+def test_patched_lasts_until_it_is_stopped() -> None:
+    lasting = fastrnn.patched().start()
+    try:
+        lasting.start()
+        layer = nn.LSTM(3, 4)
+        assert type(layer) is fastrnn.LSTM
+        with fastrnn.patched():
+            pass
+        assert type(nn.GRU(3, 4)) is fastrnn.GRU
+    finally:
+        lasting.stop()
+    lasting.stop()
+    assert type(nn.LSTM(3, 4)) is nn.LSTM
+    assert type(layer) is fastrnn.LSTM
+
+
 def test_patched_ends_with_an_error_inside() -> None:
     with pytest.raises(ZeroDivisionError), fastrnn.patched():
         raise ZeroDivisionError
@@ -391,4 +466,7 @@ def test_dynamic_quantization_says_what_to_do() -> None:
     x = torch.randn(5, 2, 3)
     torch.testing.assert_close(quantized(x)[0], model(x)[0], atol=0.05, rtol=0)
     _, report = fastrnn.accelerate(quantized)
-    assert report.left == {"0": "torch.ao.nn.quantized.dynamic.modules.rnn.LSTM is not torch.nn's"}
+    assert report.left == {
+        "0": "torch.ao.nn.quantized.dynamic.modules.rnn.LSTM is quantized: convert the float model; "
+        "for int8 weights see prepack"
+    }
