@@ -156,3 +156,8 @@ def keep_onnx_defaults_out(cls: type[torch.nn.Module], keywords: tuple[str, ...]
         exporter._decide_input_format = decide_input_format_or_ours
 
     after_import("torch.onnx._internal.torchscript_exporter.utils", wrap)
+
+
+def per_sample(weights: Any) -> bool:
+    """The first weight is one of torch.nn.utils._per_sample_grad.call_for_per_sample_grads."""
+    return type(weights[0][0]).__name__ == "ExpandedWeight"

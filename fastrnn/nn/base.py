@@ -132,6 +132,8 @@ class Recurrent(Limits, nn.RNNBase):
         if call is None:
             return None, routing.MISFIT
         path = routing.choose(call.x, self.cell)
+        if torch_has_it and _torch.per_sample(call.weights):
+            path = routing.PER_SAMPLE
         if path.name == "torch":
             if lengths is None and reset is None and not states:
                 return None, path
