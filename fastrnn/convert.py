@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -117,7 +118,10 @@ def restore(model: Model) -> Model:
     """
     _check_module("restore", model)
     originals = {twin: original for original, twin in TWINS.items()}
-    for module in model.modules():
+    for name, module in model.named_modules():
+        if hasattr(module, "packed"):
+            where = name or "the model"
+            warnings.warn(f"restore leaves {where}: it is prepacked; restore the original", stacklevel=2)
         cls = parametrize.type_before_parametrizations(module)
         original = originals.get(cls) or vars(cls).get("_converted_from")
         if original is not None:

@@ -7,6 +7,7 @@ state_dict, a move to another device or dtype, training) is refused in one sente
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
@@ -68,11 +69,15 @@ class Prepacked(nn.Module):
     packed: list[PackedWeights]
 
     def train(self: Model, mode: bool = True) -> Model:
-        if mode:
-            raise RuntimeError(
-                "a prepacked layer cannot be trained: train the original and prepack it again"
-            )
-        return super().train(mode)
+        """Stays in eval mode: the model around it may switch modes, and this layer has nothing to train."""
+        return super().train(False)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        warnings.warn(
+            f"the state_dict has no weights of the prepacked layer {prefix.rstrip('.') or '(the model)'}: "
+            "save the original model's",
+            stacklevel=2,
+        )
 
     def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
         raise RuntimeError(

@@ -186,11 +186,23 @@ def test_compiles() -> None:
         torch.testing.assert_close(compiled(x)[0], served(x)[0])
 
 
+def test_modes_state_dict_and_restore_say_what_it_is() -> None:
+    module = fastrnn.LSTM(4, 8).eval()
+    model = nn.Sequential(fastrnn.prepack(module), nn.Dropout())
+    x = torch.randn(2, 3, 4)
+    assert model.train()[1].training
+    assert not model[0].training
+    assert torch.equal(model[0](x)[0], model.eval()[0](x)[0])
+    with pytest.warns(UserWarning, match="no weights of the prepacked layer 0: save the original"):
+        assert not model.state_dict()
+    with pytest.warns(UserWarning, match="restore leaves 0: it is prepacked"):
+        fastrnn.restore(model)
+    assert type(model[0]).__name__ == "PrepackedLSTM"
+
+
 def test_what_would_change_it_is_refused() -> None:
     module = fastrnn.LSTM(4, 8).eval()
     served = fastrnn.prepack(module)
-    with pytest.raises(RuntimeError, match="cannot be trained"):
-        served.train()
     with pytest.raises(RuntimeError, match="no gradients"):
         served(torch.randn(2, 3, 4, requires_grad=True))
     for change in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
 
-from .common import KINDS, pair
+from .common import KINDS, library, pair
 
 T, B, I, H = 5, 3, 4, 6
 
@@ -133,3 +134,15 @@ def test_counts_are_those_of_the_module() -> None:
     with FlopCounterMode(display=False) as counter:
         model(x)
     assert set(counter.get_flop_counts()["Sequential.1"]) == {torch.ops.fastrnn.forward}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "GRUCell"])
+def test_counters_that_look_for_exact_classes_take_a_restored_copy(kind: str) -> None:
+    thop = library("thop")
+    theirs, ours = (nn.Sequential(module) for module in pair(kind, I, H))
+    x = example(kind, "batched", torch.float32)
+    counts = [
+        thop.profile(model, (x,), verbose=False) for model in (theirs, fastrnn.restore(copy.deepcopy(ours)))
+    ]
+    assert counts[0] == counts[1]
+    assert counts[0][1] > 0
