@@ -170,7 +170,11 @@ def variants_of(
                 variants.append(Variant("int8", impl, quantized_by_torch(base), bytes_of(base, 1)))
         elif on_cpu:
             for weights, per_weight in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
-                packed = layers(impl).prepack(base, weights=weights)
+                try:
+                    packed = layers(impl).prepack(base, weights=weights)
+                except ValueError as error:  # a processor without products of bfloat16
+                    say(f"{weights} prepacked is left out: {error}")
+                    continue
                 size = bytes_of(base, per_weight)
                 variants.append(Variant(f"{weights} prepacked", impl, packed, size))
     if not on_cpu:

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import support
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +23,8 @@ LAYERS: list[tuple[type[nn.Module], dict[str, Any]]] = [
 ]
 CELLS = [fastrnn.LSTMCell, fastrnn.GRUCell, fastrnn.RNNCell]
 
-HAS_BFLOAT16_PRODUCTS = fastrnn.build_info()["cpu_target"] in ("avx512_bf16", "avx512_amx")
 needs_bfloat16_products = pytest.mark.skipif(
-    not HAS_BFLOAT16_PRODUCTS, reason="this processor does not multiply bfloat16"
+    not support.HAS_BFLOAT16_PRODUCTS, reason="this processor does not multiply bfloat16"
 )
 WEIGHTS = [None, pytest.param("bfloat16", marks=needs_bfloat16_products), "int8"]
 
@@ -66,7 +66,7 @@ def test_bfloat16_is_medium_precision(layer: type[nn.Module], flags: dict[str, A
     assert torch.equal(got, expected)
 
 
-@pytest.mark.skipif(HAS_BFLOAT16_PRODUCTS, reason="this processor multiplies bfloat16")
+@pytest.mark.skipif(support.HAS_BFLOAT16_PRODUCTS, reason="this processor multiplies bfloat16")
 def test_bfloat16_is_refused_where_it_would_be_no_faster() -> None:
     with pytest.raises(ValueError, match="no products of bfloat16: pack as int8"):
         fastrnn.prepack(fastrnn.LSTM(5, 8).eval(), "bfloat16")
@@ -145,7 +145,7 @@ def test_weights_that_no_scale_fits(name: str, bad: float) -> None:
     with torch.no_grad():
         getattr(module, name)[1, 2] = bad
     x = torch.ones(2, 1, 4)
-    for weights in (None, "bfloat16") if HAS_BFLOAT16_PRODUCTS else (None,):
+    for weights in (None, "bfloat16") if support.HAS_BFLOAT16_PRODUCTS else (None,):
         got, want = first(fastrnn.prepack(module, weights)(x)), first(module(x))
         assert torch.equal(got.isnan(), want.isnan())
     with pytest.raises(ValueError, match="NaN or infinity have no int8 form"):

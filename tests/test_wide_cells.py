@@ -112,6 +112,8 @@ def test_as_the_loop(cell: str, dtype: torch.dtype, sizes: tuple[int, ...], keep
 @pytest.mark.parametrize("weights", ["own", "bfloat16", "int8"])
 @pytest.mark.parametrize("cell", GATES)
 def test_prepacked(cell: str, weights: str) -> None:
+    if weights == "bfloat16" and not support.HAS_BFLOAT16_PRODUCTS:
+        pytest.skip("this processor does not multiply bfloat16")
     torch.manual_seed(0)
     x, h0, c0, w_ih, w_hh, *biases = draw(cell, 5, 7, 12, 33, torch.float32)
     panels = ops().prepack(cell, w_ih, w_hh, None, weights)
@@ -119,7 +121,8 @@ def test_prepacked(cell: str, weights: str) -> None:
         cell, x, h0, c0, panels, *biases, 33, weights, None, None, None, False, 0
     )
     expected, _, expected_c = loop(cell, x, h0, c0, w_ih, w_hh, *biases)
-    tolerance = 0.05 if weights == "int8" else 1e-5
+    # h is rounded to what is multiplied.
+    tolerance = {"own": 1e-5, "bfloat16": 0.02, "int8": 0.05}[weights]
     torch.testing.assert_close(y, expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(c_n, expected_c, rtol=0, atol=tolerance)
 
