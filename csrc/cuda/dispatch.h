@@ -2,80 +2,21 @@
 // be faster than the step driver (measured.h); or the step driver, which serves every problem.
 #pragma once
 
-#include <array>
 #include <cstdlib>
 #include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 
+#include "cuda/drivers.h"
 #include "cuda/measured.h"
-#include "cuda/on_chip/block.h"
-#include "cuda/on_chip/cluster.h"
-#include "cuda/on_chip/grid.h"
-#include "cuda/problem.h"
-#include "cuda/step/step.h"
 
 namespace fastrnn::cuda {
 
 template <class Storage>
-struct Driver {
-  const char* name;
-  bool (*serves)(const Problem&);  // on the current device
-  int64_t (*forward_workspace)(const ForwardArgs<Storage>&);
-  int64_t (*backward_workspace)(const BackwardArgs<Storage>&);
-  void (*forward)(const ForwardArgs<Storage>&, void* workspace, Blas&, cudaStream_t);
-  void (*backward)(const BackwardArgs<Storage>&, void* workspace, Blas&, cudaStream_t);
-};
-
-template <class Storage>
-inline constexpr Driver<Storage> step_driver = {"step",
-                                                [](const Problem&) { return true; },
-                                                step_forward_workspace<Storage>,
-                                                step_backward_workspace<Storage>,
-                                                step_forward<Storage>,
-                                                step_backward<Storage>};
-template <class Storage>
-inline constexpr Driver<Storage> block_driver = {
-    "block",
-    [](const Problem& p) { return p.rounds() && !p.projects && block_serves<Storage>(p.cell, p.H); },
-    block_forward_workspace<Storage>,
-    block_backward_workspace<Storage>,
-    block_forward<Storage>,
-    block_backward<Storage>};
-template <class Storage>
-inline constexpr Driver<Storage> cluster_driver = {
-    "cluster",
-    [](const Problem& p) { return p.rounds() && !p.projects && cluster_serves<Storage>(p.cell, p.H); },
-    cluster_forward_workspace<Storage>,
-    cluster_backward_workspace<Storage>,
-    cluster_forward<Storage>,
-    cluster_backward<Storage>};
-template <class Storage>
-inline constexpr Driver<Storage> grid_driver = {
-    "grid",
-    [](const Problem& p) { return p.rounds() && !p.projects && grid_serves<Storage>(p.cell, p.H); },
-    grid_forward_workspace<Storage>,
-    grid_backward_workspace<Storage>,
-    grid_forward<Storage>,
-    grid_backward<Storage>};
-
-// All there are for a type. Only the step driver computes in float64.
-template <class Storage>
-constexpr auto drivers() {
-  if constexpr (std::is_same_v<Storage, double>) {
-    return std::array{&step_driver<Storage>};
-  } else {
-    return std::array{&step_driver<Storage>, &block_driver<Storage>, &cluster_driver<Storage>,
-                      &grid_driver<Storage>};
-  }
-}
-
-template <class Storage>
 const Driver<Storage>* find_driver(std::string_view name) {
-  for (const Driver<Storage>* driver : drivers<Storage>()) {
+  for (const Driver<Storage>* driver : Drivers<Storage>::all()) {
     if (name == driver->name) return driver;
   }
   return nullptr;
@@ -87,7 +28,7 @@ inline std::string_view asked_driver() {
   if (!setting || !*setting) return {};
   if (!find_driver<float>(setting)) {
     std::string names;
-    for (const auto* driver : drivers<float>())
+    for (const auto* driver : Drivers<float>::all())
       names += (names.empty() ? "" : ", ") + std::string(driver->name);
     throw std::runtime_error("fastrnn: FASTRNN_CUDA_DRIVER=" + std::string(setting) +
                              " names no driver; there are: " + names);
@@ -122,13 +63,13 @@ Choice<Storage> choose_driver(const Problem& p, std::span<const Measured> table 
   const std::string_view asked = asked_driver();
   if (!asked.empty()) {
     const Driver<Storage>* driver = find_driver<Storage>(asked);
-    return {driver && driver->serves(p) ? driver : &step_driver<Storage>, asked};
+    return {driver && driver->serves(p) ? driver : &Drivers<Storage>::step, asked};
   }
   if (const Measured* row = find_measured(table, p)) {
     const Driver<Storage>* driver = find_driver<Storage>(row->driver);
     if (driver && driver->serves(p)) return {driver, {}, row};
   }
-  return {&step_driver<Storage>, {}};
+  return {&Drivers<Storage>::step, {}};
 }
 
 }  // namespace fastrnn::cuda

@@ -10,7 +10,6 @@
 
 #include "cuda/common/padding.h"
 #include "cuda/dispatch.h"
-#include "cuda/step/step.h"
 #include "torch/pointers.h"
 
 namespace fastrnn::cuda {
@@ -109,7 +108,7 @@ std::tuple<std::string, std::string> driver_for(const Tensor& x, std::string_vie
 // The names of all drivers, with spaces between.
 inline std::string driver_names() {
   std::string names;
-  for (const auto* driver : drivers<float>())
+  for (const auto* driver : Drivers<float>::all())
     names += (names.empty() ? "" : " ") + std::string(driver->name);
   return names;
 }

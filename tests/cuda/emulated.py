@@ -16,10 +16,6 @@ CSRC = HERE.parent.parent / "csrc"
 
 SOURCES = [
     HERE / "emulated_ops.cpp",
-    HERE / "emulated_step.cpp",
-    HERE / "emulated_cluster.cpp",
-    HERE / "emulated_block.cpp",
-    HERE / "emulated_grid.cpp",
     HERE / "emulated_64bit_offsets.cpp",
     HERE / "emulated_instructions.cpp",
     HERE / "emulation/emulation.cpp",
@@ -38,6 +34,18 @@ FLAGS = [
 ]
 # nvcc's pragmas; and torch's headers are not ours to correct.
 FLAGS += ["-Wno-unknown-pragmas", "-Wno-psabi", f"-I{CSRC}", f"-I{HERE}"]
+
+
+def cuda_sources(build: Path) -> list[Path]:
+    """Every .cu of the package, included in a .cpp: torch would give a .cu to nvcc."""
+    wrapped = []
+    for source in sorted((CSRC / "cuda").rglob("*.cu")):
+        wrapper = build / f"{source.stem}.cpp"
+        text = f'#include "{source.relative_to(CSRC)}"\n'
+        if not wrapper.exists() or wrapper.read_text() != text:  # a new date would compile it again
+            wrapper.write_text(text)
+        wrapped.append(wrapper)
+    return wrapped
 
 
 @cache
@@ -60,7 +68,7 @@ def ops() -> torch._ops._OpNamespace:
     build.mkdir(parents=True, exist_ok=True)
     cpp_extension.load(
         name,
-        [str(source) for source in SOURCES],
+        [str(source) for source in (*SOURCES, *cuda_sources(build))],
         extra_cflags=[*FLAGS, *sanitizer, *faster],
         extra_ldflags=sanitizer,
         build_directory=str(build),

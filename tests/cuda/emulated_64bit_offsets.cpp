@@ -9,8 +9,9 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cuda/common/pass_kernels.cuh"
+#include "cuda/common/reductions.cuh"
 #include "cuda/dispatch.h"
-#include "cuda/step/step_kernels.cuh"
 
 namespace fastrnn::cuda {
 namespace {

@@ -2,8 +2,8 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "cuda/common/reductions.cuh"
 #include "cuda/ptx/instructions.cuh"
-#include "cuda/step/step_kernels.cuh"
 
 namespace fastrnn::cuda {
 namespace {

@@ -72,10 +72,8 @@ bool serves(std::string_view driver, std::string_view cell, int64_t H, at::Scala
   for_type(dtype_of(static_cast<int32_t>(dtype)), [&](auto tag) {
     using S = decltype(tag);
     if constexpr (!std::is_same_v<S, double>) {
-      const CellId id = find_cell(cell);
-      does = driver == "cluster" ? cluster_serves<S>(id, H)
-             : driver == "block" ? block_serves<S>(id, H)
-                                 : grid_serves<S>(id, H);
+      does = find_driver<S>(driver)->serves(
+          {find_cell(cell), type_of<S>, Pass::forward, 1, 1, H, /*projects=*/false, /*tf32=*/true, 90});
     }
   });
   return does;

@@ -22,6 +22,7 @@ struct Shape {
 inline unsigned char* shared_memory() {
   return reinterpret_cast<unsigned char*>(emulation::shared_memory());
 }
+
 inline void sync_block() { emulation::sync_block(); }
 
 template <class Args>
@@ -46,6 +47,7 @@ template <class Kernel>
 bool can_launch(Kernel, int shared_bytes, int /*threads*/, int /*cluster*/) {
   return shared_bytes <= most_shared_bytes();
 }
+
 template <class Kernel>
 int blocks_together(Kernel, int shared_bytes, int /*threads*/) {
   return shared_bytes <= most_shared_bytes() ? multiprocessors() : 0;
@@ -88,6 +90,7 @@ inline int attribute(cudaDeviceAttr which) {
   check(cudaDeviceGetAttribute(&value, which, current_device()), "device attribute");
   return value;
 }
+
 inline int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 inline int most_shared_bytes() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
@@ -153,6 +156,7 @@ void launch(const char* name, void (*kernel)(Args), const Shape& shape, cudaStre
 inline void zero_async(void* at, int64_t bytes, cudaStream_t stream) {
   check(cudaMemsetAsync(at, 0, bytes, stream), "zeros on the device");
 }
+
 inline void copy_async(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the device");
 }

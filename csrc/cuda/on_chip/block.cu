@@ -1,9 +1,10 @@
-#include "cuda/on_chip/block.h"
-
+// The block driver: the weights of a small layer's recurrence stay in the registers and shared memory of
+// one block for every 8 sequences (cluster_kernels.cuh).
 #include "cuda/on_chip/slice_pass.cuh"
 
 namespace fastrnn::cuda {
-namespace {
+// Named, since compilers merge the drivers' instantiations of driver_of() if all are of unnamed namespaces.
+namespace block_driver {
 
 // Kernels in two versions: fragments that stay in a thread's registers, threads.
 template <int fragments_, int threads_>
@@ -53,18 +54,19 @@ using Forward = SliceForwardPass<Cell, Storage, Kernels>;
 template <class Cell, class Storage>
 using Backward = SliceBackwardPass<Cell, Storage, Kernels>;
 
-}  // namespace
-
 template <class Storage>
-bool block_serves(CellId cell, int64_t H) {
-  return slices_fit<Kernels, Storage>(cell, H);
+bool serves(const Problem& p) {
+  return is_on_chip(p) && slices_fit<Kernels, Storage>(p.cell, p.H);
 }
 
-FASTRNN_DRIVER(block, float)
-FASTRNN_DRIVER(block, BFloat16)
-FASTRNN_DRIVER(block, Half)
-template bool block_serves<float>(CellId, int64_t);
-template bool block_serves<BFloat16>(CellId, int64_t);
-template bool block_serves<Half>(CellId, int64_t);
+}  // namespace block_driver
+
+template <class Storage>
+const Driver<Storage> Drivers<Storage>::block =
+    driver_of<block_driver::Forward, block_driver::Backward, Storage>("block",
+                                                                      block_driver::serves<Storage>);
+template const Driver<float> Drivers<float>::block;
+template const Driver<BFloat16> Drivers<BFloat16>::block;
+template const Driver<Half> Drivers<Half>::block;
 
 }  // namespace fastrnn::cuda

@@ -1,9 +1,10 @@
-#include "cuda/on_chip/cluster.h"
-
+// The cluster driver: the weights of the recurrence stay in the registers and shared memory of one cluster
+// of blocks for every 8 sequences (cluster_kernels.cuh).
 #include "cuda/on_chip/slice_pass.cuh"
 
 namespace fastrnn::cuda {
-namespace {
+// Named, since compilers merge the drivers' instantiations of driver_of() if all are of unnamed namespaces.
+namespace cluster_driver {
 
 // Kernels in versions by what fits the registers of a block: fragments that stay in registers, threads.
 template <int resident_, int threads_>
@@ -70,18 +71,19 @@ using Forward = SliceForwardPass<Cell, Storage, Kernels>;
 template <class Cell, class Storage>
 using Backward = SliceBackwardPass<Cell, Storage, Kernels>;
 
-}  // namespace
-
 template <class Storage>
-bool cluster_serves(CellId cell, int64_t H) {
-  return slices_fit<Kernels, Storage>(cell, H);
+bool serves(const Problem& p) {
+  return is_on_chip(p) && slices_fit<Kernels, Storage>(p.cell, p.H);
 }
 
-FASTRNN_DRIVER(cluster, float)
-FASTRNN_DRIVER(cluster, BFloat16)
-FASTRNN_DRIVER(cluster, Half)
-template bool cluster_serves<float>(CellId, int64_t);
-template bool cluster_serves<BFloat16>(CellId, int64_t);
-template bool cluster_serves<Half>(CellId, int64_t);
+}  // namespace cluster_driver
+
+template <class Storage>
+const Driver<Storage> Drivers<Storage>::cluster =
+    driver_of<cluster_driver::Forward, cluster_driver::Backward, Storage>("cluster",
+                                                                          cluster_driver::serves<Storage>);
+template const Driver<float> Drivers<float>::cluster;
+template const Driver<BFloat16> Drivers<BFloat16>::cluster;
+template const Driver<Half> Drivers<Half>::cluster;
 
 }  // namespace fastrnn::cuda

@@ -1,5 +1,9 @@
-#include "cuda/on_chip/grid.h"
-
+// The grid driver: the weights of the recurrence stay in the registers and shared memory of blocks on as
+// many multiprocessors as they need, which exchange h through the L2 cache (grid_kernels.cuh).
+//
+// All blocks are on the device together: the host asks whether they fit, and launches them cooperatively.
+// If a block still waits for another for ten seconds, the recurrence continues with NaN and no block waits
+// again: the result is NaN instead of a hang.
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -8,7 +12,8 @@
 #include "cuda/on_chip/recurrence_pass.cuh"
 
 namespace fastrnn::cuda {
-namespace {
+// Named, since compilers merge the drivers' instantiations of driver_of() if all are of unnamed namespaces.
+namespace grid_driver {
 
 // How long a block waits for another, far longer than any step takes: 10 seconds. Under emulation, passes
 // over all threads.
@@ -143,21 +148,22 @@ class Backward final : public RecurrenceBackwardPass<Cell, Storage> {
   Launches launches_;
 };
 
-}  // namespace
-
 template <class Storage>
-bool grid_serves(CellId cell, int64_t H) {
-  return with_cell(cell, [&](auto type) {
-    using Cell = decltype(type);
-    return forward_fit<Cell, Storage>(H).most_blocks > 0 && backward_fit<Cell, Storage>(H).most_blocks > 0;
-  });
+bool serves(const Problem& p) {
+  return is_on_chip(p) && with_cell(p.cell, [&](auto type) {
+           using Cell = decltype(type);
+           return forward_fit<Cell, Storage>(p.H).most_blocks > 0 &&
+                  backward_fit<Cell, Storage>(p.H).most_blocks > 0;
+         });
 }
 
-FASTRNN_DRIVER(grid, float)
-FASTRNN_DRIVER(grid, BFloat16)
-FASTRNN_DRIVER(grid, Half)
-template bool grid_serves<float>(CellId, int64_t);
-template bool grid_serves<BFloat16>(CellId, int64_t);
-template bool grid_serves<Half>(CellId, int64_t);
+}  // namespace grid_driver
+
+template <class Storage>
+const Driver<Storage> Drivers<Storage>::grid =
+    driver_of<grid_driver::Forward, grid_driver::Backward, Storage>("grid", grid_driver::serves<Storage>);
+template const Driver<float> Drivers<float>::grid;
+template const Driver<BFloat16> Drivers<BFloat16>::grid;
+template const Driver<Half> Drivers<Half>::grid;
 
 }  // namespace fastrnn::cuda

@@ -7,8 +7,9 @@
 
 #include <type_traits>
 
+#include "cuda/common/columns.h"
+#include "cuda/common/sequence.cuh"
 #include "cuda/ptx/instructions.cuh"
-#include "cuda/step/step_kernels.cuh"
 
 namespace fastrnn::cuda {
 

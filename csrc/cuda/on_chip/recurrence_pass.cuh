@@ -7,6 +7,9 @@
 
 namespace fastrnn::cuda {
 
+// Whether the kernels compute this kind of layer, of any size.
+inline bool is_on_chip(const Problem& p) { return p.rounds() && !p.projects; }
+
 template <class Cell, class Storage>
 class RecurrenceForwardPass : public ForwardPass<Cell, Storage> {
  protected:

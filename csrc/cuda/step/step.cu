@@ -1,9 +1,14 @@
-#include "cuda/step/step.h"
-
+// The step driver: one matrix product and one fused kernel a step.
+//
+// The input's product is computed for many steps at once, a chunk whose pre-activations stay in the L2
+// cache. h and c are kept in the type that the cell computes in. Everything in backward that is not
+// recurrent is products and sums over the whole sequence, in a fixed order (pass.cuh).
 #include "cuda/pass.cuh"
+#include "cuda/step/step_kernels.cuh"
 
 namespace fastrnn::cuda {
-namespace {
+// Named, since compilers merge the drivers' instantiations of driver_of() if all are of unnamed namespaces.
+namespace step_driver {
 
 template <class Cell, class Storage>
 class Forward final : public ForwardPass<Cell, Storage> {
@@ -128,11 +133,16 @@ class Backward final : public BackwardPass<Cell, Storage> {
   Number* d_output_ = nullptr;  // [B, H] gradient of the cell's output, where it is projected
 };
 
-}  // namespace
+bool serves(const Problem&) { return true; }
 
-FASTRNN_DRIVER(step, float)
-FASTRNN_DRIVER(step, double)
-FASTRNN_DRIVER(step, BFloat16)
-FASTRNN_DRIVER(step, Half)
+}  // namespace step_driver
+
+template <class Storage>
+const Driver<Storage> Drivers<Storage>::step =
+    driver_of<step_driver::Forward, step_driver::Backward, Storage>("step", step_driver::serves);
+template const Driver<float> Drivers<float>::step;
+template const Driver<double> Drivers<double>::step;
+template const Driver<BFloat16> Drivers<BFloat16>::step;
+template const Driver<Half> Drivers<Half>::step;
 
 }  // namespace fastrnn::cuda

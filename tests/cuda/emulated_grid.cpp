@@ -1,2 +1,0 @@
-// The grid driver's own source, for the host.
-#include "cuda/on_chip/grid.cu"
