@@ -1,9 +1,10 @@
 // Backward over a whole sequence: the gradient of every pre-activation, and of the initial state.
 //
 // The steps run in the order opposite to forward's. Each begins with the product of the later step's
-// pre-activation gradients with w_hh, one tile at a time, and ends it with the cell's backward equations,
-// so that here, too, a step is one phase of the team. Gradients of weights, biases and input are products
-// over many steps at once: see gradients.h, or, where types are mixed, the caller's.
+// pre-activation gradients with w_hh, a tile at a time; the cell's backward equations follow on the same
+// tile. So a step is one phase of the team. Gradients of weights, biases and input are products over many
+// steps at once: they are formed a chunk of steps at a time (weight_gradients.h) or, for mixed types, by
+// the caller.
 #include <cstring>
 #include <memory>
 #include <type_traits>
@@ -12,7 +13,7 @@
 #include "cpu/passes.h"
 #include "cpu/product.h"
 #include "cpu/threads/partition.h"
-#include "cpu/threads/thread_team.h"
+#include "cpu/threads/workspace.h"
 #include "cpu/weight_gradients.h"
 
 namespace fastrnn {
@@ -37,21 +38,17 @@ class Backward {
         H_(args.weights.H),
         P_(args.weights.P),
         recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1),
-        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1) {
+        projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1),
+        input_(kernels, args.weights.w_ih, H_, args.weights.I, cell_.gates, cell_.x_slot, false) {
     const double work = 2.0 * cell_.gates * H_ * P_ * sizeof(Operand) / sizeof(float);
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * q_.B, work * q_.rows);
     for (int i = 0; i < partition_.slices(); ++i) {
-      Slice& slice =
-          slices_.emplace_back(Slice{part_of(q_.B, i, partition_.slices()), recurrent_, projection_, {}});
+      Slice& slice = slices_.emplace_back(
+          Slice{part_of(q_.B, i, partition_.slices()), recurrent_, projection_, input_});
       slice.recurrent.take_panels(workspace_);
-      slice.projection.take_panels(workspace_);
-      if constexpr (one_type) {
-        if (factors_.d_slots) continue;
-        const int64_t rows = std::max(slice.batch.size(), std::min(q_.T * slice.batch.size(), chunk_rows));
-        slice.gradients = std::make_unique<Gradients<Kernels>>(
-            a_, k_, slice.batch, partition_.by_batch ? 1 : partition_.threads, rows, workspace_);
-      }
+      if (projected()) slice.projection.take_panels(workspace_);
+      if (forms_input_gradient()) slice.input.take_panels(workspace_);
     }
     d_stride_ = operand_stride<Operand>(cell_.slots * recurrent_.slot_stride());
     dh_stride_ = operand_stride<Operand>(P_);
@@ -65,36 +62,39 @@ class Backward {
       dh_ = workspace_.take<Operand>(q_.B * dh_stride_);
       no_carry_ = workspace_.take<Compute>(q_.B * H_);
     }
+    if (forms_products()) take_chunk();
   }
 
   int threads() const { return partition_.threads; }
 
   void operator()(int id, ThreadTeam& team) {
-    if (partition_.by_batch) {
-      const auto alone = [](int64_t items, auto body) {
-        for (int64_t i = 0; i < items; ++i) body(i);
-      };
-      team.phase(id, slices_.size(), [&](int64_t i) { run(slices_[i], alone); });
-    } else {
-      run(slices_[0], [&](int64_t items, auto body) { team.phase(id, items, body); });
+    const auto share = [&](int64_t n, auto body) { team.phase(id, n, body); };
+    for (int64_t end = q_.T; end > 0;) {
+      const Range steps = chunk_d_ ? chunk_before(q_, all(), end, chunk_rows) : Range{0, end};
+      run_slices(team, id, partition_,
+                 [&](int64_t i, auto for_items) { run(slices_[i], steps, for_items); });
+      if constexpr (one_type) {
+        if (weight_gradients_) {
+          weight_gradients_->add(steps, share, [&](int64_t k, int64_t b, int64_t count, auto body) {
+            for_previous(k, b, count, body);
+          });
+        }
+      }
+      end = steps.begin;
     }
     if constexpr (one_type) {
-      if (factors_.d_slots) return;
-      const Gradients<Kernels>& any = *slices_[0].gradients;
-      team.phase(id, any.results(), [&](int64_t item) { any.write(item, slices_); });
+      if (weight_gradients_) weight_gradients_->finish(share);
     }
   }
 
  private:
   static constexpr int first_slot = 0;
-
   static constexpr int64_t chunk_rows = 480;
 
   // Some sequences, and weights packed for the threads that compute them.
   struct Slice {
     Range batch;
-    Product recurrent, projection;
-    std::unique_ptr<Gradients<Kernels>> gradients;  // or null, and the caller has d_slots
+    Product recurrent, projection, input;
   };
 
   // Gradients of the pre-activations of one step: that of row b, slot s and unit u is at
@@ -104,11 +104,11 @@ class Backward {
     int64_t row;
   };
 
-  // Where the state before a step was.
+  // Where the state before a step is found.
   enum class Source { sequence, initial, zero };
-  // All that decides how a row takes part in a step.
+  // How a row takes part in a step.
   struct Part {
-    bool has_product;  // the later step was this row's too, and did not start anew
+    bool has_product;  // the row was active at the later step, which did not reset it
     bool active;
     Source previous;
     bool operator==(const Part& other) const {
@@ -117,57 +117,66 @@ class Backward {
   };
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
+  // Otherwise the caller does, from factors_.
+  bool forms_products() const { return one_type && factors_.d_slots == nullptr; }
+  bool forms_input_gradient() const { return forms_products() && a_.dx != nullptr; }
 
-  // All steps of a slice; for_items(n, body) calls body(0) .. body(n - 1), sharing them out or not.
+  Range all() const { return {0, q_.B}; }
+
+  void take_chunk() {
+    const int64_t rows = std::max(q_.B, std::min(q_.T * q_.B, chunk_rows));
+    chunk_row_ = operand_stride<Storage>(cell_.slots * H_);
+    chunk_d_ = workspace_.take<Storage>(rows * chunk_row_);
+    if constexpr (one_type) {
+      if (!a_.dw_ih) return;
+      weight_gradients_ =
+          std::make_unique<WeightGradients<Kernels>>(a_, k_, chunk_d_, chunk_row_, rows, workspace_);
+    }
+  }
+
+  // Some steps of a slice, the last first; for_items(n, body) calls body(0) .. body(n - 1), or its share.
   template <class ForItems>
-  void run(const Slice& slice, ForItems for_items) {
-    const Range batch = slice.batch;
+  void run(const Slice& slice, Range steps, ForItems for_items) {
+    if (steps.end == q_.T) start(slice, for_items);
+    for (int64_t k = steps.end - 1; k >= steps.begin; --k) {
+      const StepGradients d = gradients_of(steps, k);
+      if (projected()) {
+        for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(slice, k, j); });
+        for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(slice, k, j, d); });
+      } else {
+        for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, k, j, d); });
+      }
+    }
+    if (forms_input_gradient()) form_input_gradient(slice, steps, for_items);
+    if (steps.begin > 0) return;
+    for_items(recurrent_.blocks(), [&](int64_t j) { finish_h(slice, j); });
+    if (cell_.has_c) {
+      for_items(slice.batch.size(), [&](int64_t i) { finish_c(slice.batch.begin + i); });
+    }
+  }
+
+  template <class ForItems>
+  void start(const Slice& slice, ForItems for_items) {
     if (slice.recurrent.packs()) {
       for_items(recurrent_.blocks(), [&](int64_t j) { slice.recurrent.pack(j); });
     }
     if (projected() && slice.projection.packs()) {
       for_items(projection_.blocks(), [&](int64_t j) { slice.projection.pack(j); });
     }
-    for_items(batch.size(), [&](int64_t i) { start(batch.begin + i); });
-    if constexpr (one_type) {
-      if (slice.gradients) slice.gradients->start(for_items);
+    if (forms_input_gradient()) {
+      for_items(input_.blocks(), [&](int64_t j) { slice.input.pack(j); });
     }
-    for (int64_t end = q_.T; end > 0;) {
-      const Range steps = slice.gradients ? chunk_before(q_, batch, end, chunk_rows) : Range{0, end};
-      for (int64_t k = steps.end - 1; k >= steps.begin; --k) {
-        const StepGradients d = gradients_of(slice, steps, k);
-        if (projected()) {
-          for_items(recurrent_.blocks(), [&](int64_t j) { gather_dh(slice, k, j); });
-          for_items(projection_.blocks(), [&](int64_t j) { step_through_projection(slice, k, j, d); });
-        } else {
-          for_items(recurrent_.blocks(), [&](int64_t j) { step(slice, k, j, d); });
-        }
-      }
-      if constexpr (one_type) {
-        if (slice.gradients) {
-          slice.gradients->add(steps, for_items, [&](int64_t k, int64_t b, int64_t count, auto body) {
-            for_previous(k, b, count, body);
-          });
-        }
-      }
-      end = steps.begin;
-    }
-    for_items(recurrent_.blocks(), [&](int64_t j) { finish_h(slice, j); });
-    if (cell_.has_c) for_items(batch.size(), [&](int64_t i) { finish_c(batch.begin + i); });
+    for_items(slice.batch.size(), [&](int64_t i) { start_row(slice.batch.begin + i); });
   }
 
-  StepGradients gradients_of(const Slice& slice, Range steps, int64_t k) const {
-    if constexpr (one_type) {
-      if (const Gradients<Kernels>* own = slice.gradients.get()) {
-        return {own->d(steps, k) - slice.batch.begin * own->d_row(), own->d_row()};
-      }
-    }
+  StepGradients gradients_of(Range steps, int64_t k) const {
+    if (chunk_d_) return {chunk_d_ + row_in_chunk(q_, all(), steps, k) * chunk_row_, chunk_row_};
     const int64_t width = cell_.slots * H_;
     return {factors_.d_slots + q_.first_row(q_.step(k)) * width, width};
   }
 
-  // Calls body(first, count, rows, stride) over runs of the state before step k of sequences b .. b +
-  // count, zero where a sequence has ended.
+  // Calls body(first, count, rows, stride) for runs of the state before step k of sequences b .. b + count,
+  // zero if a sequence has ended.
   template <class Body>
   void for_previous(int64_t k, int64_t b, int64_t count, Body body) const {
     for_runs(k, b, static_cast<int>(count), [&](int64_t first, int n, Part p) {
@@ -193,7 +202,7 @@ class Backward {
     return p;
   }
 
-  // Calls body(first row, count, part) over runs of rows that take part alike.
+  // Calls body(first row, count, part) for runs of rows that take part in the same way.
   template <class Body>
   void for_runs(int64_t k, int64_t b, int count, Body body) const {
     if (q_.plain()) return body(b, count, part(k, b));
@@ -206,7 +215,7 @@ class Backward {
     }
   }
 
-  void start(int64_t b) {
+  void start_row(int64_t b) {
     for (Operand* buffer : d_) {
       // Slots are padded to what products read at a time.
       std::fill(buffer + b * d_stride_, buffer + (b + 1) * d_stride_, Operand{});
@@ -226,18 +235,18 @@ class Backward {
     }
   }
 
-  // The part of the gradient of h before step k + 1 that comes through its pre-activations.
+  // The part of the gradient of h before step k + 1 that comes from its pre-activations.
   void multiply(const Slice& slice, int64_t k, int64_t j, int64_t b, int count, Compute* acc) const {
     const Operand* pointers[max_tile_rows];
     for (int m = 0; m < count; ++m) pointers[m] = d_[(k + 1) % 2] + (b + m) * d_stride_;
     slice.recurrent.multiply(j, count, pointers, acc);
   }
 
-  // Rows that have a product to be formed lie before this one.
+  // Only rows before this one have a product.
   int64_t product_rows(int64_t k) const { return k + 1 < q_.T ? q_.batch(q_.step(k + 1)) : 0; }
 
   void step(const Slice& slice, int64_t k, int64_t j, StepGradients d) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
     for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
       const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
@@ -308,7 +317,7 @@ class Backward {
     return zeros_;
   }
 
-  // The state before a step that starts anew has no part in it.
+  // The state before a step that resets it has no gradient.
   void clear_carry(int64_t b, int count, int64_t u0, int64_t units) {
     for (int64_t i = b; i < b + count; ++i) {
       if (!projected()) std::fill_n(carry_h_ + i * P_ + u0, units, Compute(0));
@@ -324,7 +333,7 @@ class Backward {
     }
   }
 
-  // A padded row beyond its sequence's end: zero, for the products over all rows.
+  // Zero for a padded row after its sequence's end, since products over all rows read it.
   void clear(int64_t k, int64_t b, int count, int64_t u0, int64_t units, StepGradients d) {
     for (int64_t i = b; i < std::min(b + count, q_.batch(q_.step(k))); ++i) {
       for (int s = 0; s < cell_.slots; ++s) std::fill_n(d.at + i * d.row + s * H_ + u0, units, Storage{});
@@ -334,9 +343,9 @@ class Backward {
     }
   }
 
-  // With a projection, first: the whole gradient of h.
+  // With a projection, the first part of a step: the whole gradient of h.
   void gather_dh(const Slice& slice, int64_t k, int64_t j) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t t = q_.step(k);
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
     for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
@@ -366,9 +375,9 @@ class Backward {
     });
   }
 
-  // Then: through the projection to the cell.
+  // The second part: through the projection to the cell.
   void step_through_projection(const Slice& slice, int64_t k, int64_t j, StepGradients d) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t u0 = j * projection_.block(), units = projection_.units(j);
     for_tiles(slice.batch, projection_.tile_rows(), [&](int64_t b0, int rows) {
       const Operand* pointers[max_tile_rows];
@@ -385,7 +394,7 @@ class Backward {
   }
 
   void finish_h(const Slice& slice, int64_t j) {
-    alignas(64) Compute acc[max_tile_rows * max_tile_vectors * 16];
+    alignas(64) Compute acc[acc_size];
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j);
     for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
       multiply(slice, -1, j, b0, rows, acc);
@@ -394,6 +403,43 @@ class Backward {
         k_.to_storage(units, carry_h_ + b * P_ + u0, a_.dh0 + b * P_ + u0);
       }
     });
+  }
+
+  // dx of a chunk's rows of a slice, in groups of rows.
+  template <class ForItems>
+  void form_input_gradient(const Slice& slice, Range steps, ForItems for_items) {
+    if constexpr (one_type) {
+      constexpr int64_t max_group = 128;
+      const int64_t rows = rows_of(q_, slice.batch, steps);
+      const int64_t threads = partition_.by_batch ? 1 : partition_.threads;
+      const int64_t groups = round_up((rows + max_group - 1) / max_group, threads);
+      for_items(groups, [&](int64_t i) { multiply_input(slice, steps, part_of(rows, i, groups)); });
+    }
+  }
+
+  void multiply_input(const Slice& slice, Range steps, Range rows) {
+    alignas(64) Compute acc[acc_size];
+    for (int64_t j = 0; j < input_.blocks(); ++j) {
+      for_tiles(rows, input_.tile_rows(), [&](int64_t row, int count) {
+        const Operand* a[max_tile_rows];
+        Storage* to[max_tile_rows];
+        for (int m = 0; m < count; ++m) {
+          const auto [k, b] = find_row(slice.batch, steps, row + m);
+          a[m] = chunk_d_ + (row_in_chunk(q_, all(), steps, k) + b) * chunk_row_;
+          to[m] = a_.dx + (q_.first_row(q_.step(k)) + b) * a_.weights.I + j * input_.block();
+        }
+        slice.input.multiply(j, count, a, acc);
+        for (int m = 0; m < count; ++m) k_.to_storage(input_.units(j), acc + m * input_.block(), to[m]);
+      });
+    }
+  }
+
+  // Step and sequence of a row of a slice in a chunk.
+  std::pair<int64_t, int64_t> find_row(Range batch, Range steps, int64_t row) const {
+    if (!q_.first) return {steps.begin + row / batch.size(), batch.begin + row % batch.size()};
+    int64_t k = steps.begin;
+    for (int64_t n; row >= (n = present(q_, batch, q_.step(k)).size()); ++k) row -= n;
+    return {k, batch.begin + row};
   }
 
   void finish_c(int64_t b) { k_.to_storage(H_, carry_c_ + b * H_, a_.dc0 + b * H_); }
@@ -405,16 +451,19 @@ class Backward {
   const CellInfo& cell_;
   const int64_t H_, P_;
   Workspace workspace_;
-  const Product recurrent_, projection_;  // without panels, which are a slice's
+  const Product recurrent_, projection_, input_;  // the panels are the slices'
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
-  int64_t d_stride_, dh_stride_;
-  Operand* d_[2];                // [B, d_stride] pre-activation gradients of a step, in turn
+  int64_t d_stride_, dh_stride_, chunk_row_ = 0;
+  Operand* d_[2];                // [B, d_stride] pre-activation gradients of a step, alternating
   Compute* carry_h_;             // [B, P] part of the gradient of h that needs no product
   Compute* carry_c_ = nullptr;   // [B, H] gradient of c
-  Operand* dh_ = nullptr;        // [B, dh_stride] whole gradient of h where a projection follows
-  Compute* no_carry_ = nullptr;  // [B, H] zeros: with a projection all of it comes by the product
+  Operand* dh_ = nullptr;        // [B, dh_stride] whole gradient of h, if a projection follows
+  Compute* no_carry_ = nullptr;  // [B, H] zeros: with a projection, all of dh is the product's
   Storage* zeros_;               // a state of zeros
+  // If this pass forms the products:
+  Storage* chunk_d_ = nullptr;  // [chunk rows, chunk_row] pre-activation gradients of a chunk's steps
+  std::unique_ptr<WeightGradients<Kernels>> weight_gradients_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Chunks of a sequence: some steps of some sequences of the batch, whose rows are numbered in the order of
+// Chunks: some consecutive steps of some sequences. A chunk's rows are numbered in the order of
 // computation, step by step.
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace fastrnn {
 
-// Sequences present at step t.
+// Sequences of `batch` that are present at step t.
 inline Range present(const Sequence& q, Range batch, int64_t t) {
   return {batch.begin, std::clamp(q.batch(t), batch.begin, batch.end)};
 }
 
-// Of the k-th to be computed up to another.
+// Number of rows of the steps computed steps.begin-th to (steps.end - 1)-th.
 inline int64_t rows_of(const Sequence& q, Range batch, Range steps) {
   if (!q.first) return steps.size() * batch.size();
   int64_t rows = 0;
@@ -22,28 +22,28 @@ inline int64_t rows_of(const Sequence& q, Range batch, Range steps) {
   return rows;
 }
 
-// First row in the chunk of step k.
+// First row of step k in the chunk.
 inline int64_t row_in_chunk(const Sequence& q, Range batch, Range steps, int64_t k) {
   if (!q.first || batch.size() < q.B) return rows_of(q, batch, {steps.begin, k});
   const int64_t t0 = q.step(steps.begin), t = q.step(k);
   return q.reverse ? q.first[t0 + 1] - q.first[t + 1] : q.first[t] - q.first[t0];
 }
 
-// The steps from k0 whose rows fit into a chunk of so many; at least one.
-inline Range chunk_from(const Sequence& q, Range batch, int64_t k0, int64_t most_rows) {
+// The steps from k0 on that have at most so many rows; at least one.
+inline Range chunk_from(const Sequence& q, Range batch, int64_t k0, int64_t max_rows) {
   int64_t k = k0, rows = 0;
   do {
     rows += present(q, batch, q.step(k++)).size();
-  } while (k < q.T && k - k0 < most_rows && rows + present(q, batch, q.step(k)).size() <= most_rows);
+  } while (k < q.T && k - k0 < max_rows && rows + present(q, batch, q.step(k)).size() <= max_rows);
   return {k0, k};
 }
 
-// The same of the steps before k1, which a backward pass goes through from the last.
-inline Range chunk_before(const Sequence& q, Range batch, int64_t k1, int64_t most_rows) {
+// The steps before k1, backward from it, that have at most so many rows; at least one.
+inline Range chunk_before(const Sequence& q, Range batch, int64_t k1, int64_t max_rows) {
   int64_t k = k1, rows = 0;
   do {
     rows += present(q, batch, q.step(--k)).size();
-  } while (k > 0 && k1 - k < most_rows && rows + present(q, batch, q.step(k - 1)).size() <= most_rows);
+  } while (k > 0 && k1 - k < max_rows && rows + present(q, batch, q.step(k - 1)).size() <= max_rows);
   return {k, k1};
 }
 

@@ -1,10 +1,10 @@
 // Forward over a whole sequence.
 //
-// The input's products are computed a chunk of steps at a time, into a buffer that stays in the cache;
-// then the chunk's steps, each one product per tile of rows and block of units with the cell's equations
-// at its end. h is kept twice, in turn read by one step and written by the next, so that a step is one
-// phase of the team, its items the blocks of units. Where all weights fit each core's cache the batch is
-// cut into slices instead, which go through all steps without waiting for each other.
+// The input's products are computed a chunk of steps at a time, into a buffer that stays in the cache. The
+// chunk's steps follow, each one product per tile of rows and block of units, with the cell's equations at
+// its end. Two copies of h alternate, one read by a step and one written, so that a step is one phase of
+// the team, with the blocks of units as its items. If all weights fit each core's cache, the batch is cut
+// into slices instead, which go through all steps without waiting for each other.
 #include <cstring>
 #include <type_traits>
 
@@ -12,7 +12,7 @@
 #include "cpu/passes.h"
 #include "cpu/product.h"
 #include "cpu/threads/partition.h"
-#include "cpu/threads/thread_team.h"
+#include "cpu/threads/workspace.h"
 
 namespace fastrnn {
 namespace {
@@ -62,14 +62,9 @@ class Forward {
   int threads() const { return partition_.threads; }
 
   void operator()(int id, ThreadTeam& team) {
-    if (partition_.by_batch) {
-      const auto alone = [](int64_t items, auto body) {
-        for (int64_t i = 0; i < items; ++i) body(i);
-      };
-      team.phase(id, slices_.size(), [&](int64_t i) { run(slices_[i], i, alone); });
-    } else {
-      run(slices_[0], id, [&](int64_t items, auto body) { team.phase(id, items, body); });
-    }
+    run_slices(team, id, partition_, [&](int64_t i, auto for_items) {
+      run(slices_[i], partition_.by_batch ? i : id, for_items);
+    });
   }
 
  private:
@@ -77,11 +72,11 @@ class Forward {
   struct Slice {
     Range batch;
     Product input, recurrent, projection;
-    int64_t shortest = 0;  // of its sequences' lengths
+    int64_t shortest = 0;  // length of its shortest sequence
     int64_t chunk_rows = 0;
-    Operand* x = nullptr;     // [chunk rows, x_stride] input as products read it, or null: as it lies
-    Compute* bias = nullptr;  // [G * H] what is added to its products,
-    Compute* pre = nullptr;   // [chunk rows, G * H] and the sums
+    Operand* x = nullptr;     // [chunk rows, x_stride] input as products read it, or null: read from a_.x
+    Compute* bias = nullptr;  // [G * H] added to the input's products
+    Compute* pre = nullptr;   // [chunk rows, G * H] the sums of both
     Compute* b_hh = nullptr;  // [G * H] added to recurrent products that have a slot of their own
   };
 
@@ -101,8 +96,8 @@ class Forward {
   }
 
   // All steps of a slice, by `worker`, one of the threads that share it; for_items(n, body) calls body(0)
-  // .. body(n - 1), sharing them out or not. What is decided about chunks must not depend on who decides,
-  // since every thread does.
+  // .. body(n - 1), or its share. Every thread decides about chunks for itself, so decisions must depend on
+  // the arguments alone.
   template <class ForItems>
   void run(const Slice& slice, int64_t worker, ForItems for_items) {
     for (const auto& [product, packs] : {std::pair{&slice.input, packs_input()},
@@ -144,8 +139,8 @@ class Forward {
   }
 
   bool projected() const { return projects(a_.weights); }
-  // Packing costs what a hundred rows of a product gain by it, or, where the few rows of a step leave a
-  // product waiting for memory, a dozen steps. Panels packed beforehand are used for any number.
+  // Packing pays off after a hundred rows of a product; or after a dozen steps, if a step has so few rows
+  // that its product waits for memory. Panels packed beforehand are always used.
   bool packs_input() const {
     constexpr int64_t many_rows = 128;
     return panels_ == nullptr && q_.rows > many_rows * partition_.slices();
@@ -155,8 +150,8 @@ class Forward {
     return packs_input() || (panels_ == nullptr && q_.T >= many_steps);
   }
 
-  // A slice packs weights for itself, though it could share the work: what another core has just written
-  // takes longer to read than to make.
+  // A slice packs weights for itself, though the slices could share them: to read what another core has
+  // just written takes longer than to pack it.
   void find_panels(Slice& slice) {
     char* ready = const_cast<char*>(panels_);
     for (auto [product, packs] : {std::pair{&slice.input, packs_input()},
@@ -171,11 +166,11 @@ class Forward {
     }
   }
 
-  // A single step's input and state are read, and its new state written, where they lie: copies of so
-  // little work's operands would cost as much as the work, most of all where one core makes them and
-  // another reads them.
+  // A single step reads its input and state, and writes its new state, in the caller's tensors: copies
+  // would cost as much as the step, most of all if one core makes them and another reads them. Longer
+  // sequences read x directly if a chunk's rows are evenly spaced.
   bool reads_x() const {
-    constexpr int64_t page = 4096;  // rows so far apart would all compete for one place in the cache
+    constexpr int64_t page = 4096;  // rows so far apart would compete for the same cache lines
     if (!one_type || q_.first) return false;
     return q_.T == 1 || (!partition_.by_batch && !q_.reverse && a_.x_step == q_.B * a_.x_row &&
                          a_.x_row * static_cast<int64_t>(sizeof(Storage)) % page != 0);
@@ -185,7 +180,7 @@ class Forward {
   void find_state() {
     if constexpr (one_type) {
       if (in_place()) {
-        state_[0] = operand_[0] = const_cast<Operand*>(a_.h0);  // which the only step but reads
+        state_[0] = operand_[0] = const_cast<Operand*>(a_.h0);  // only read
         state_[1] = operand_[1] = a_.h_n;
         c_ = a_.c_n;
         return;
@@ -249,7 +244,7 @@ class Forward {
     }
   }
 
-  // What a block's units have to themselves: their biases, and c.
+  // The biases and c of a block's units.
   void start_units(const Slice& slice, int64_t j) {
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j), first = q_.step(0);
     for (int g = 0; g < cell_.gates; ++g) prepare_bias(slice, g, g * H_ + u0, units);
@@ -263,7 +258,7 @@ class Forward {
     }
   }
 
-  // The bias that the input's part carries, and the one of recurrent parts in a slot of their own.
+  // The bias added to the input's part, and the one added to recurrent parts in a slot of their own.
   void prepare_bias(const Slice& slice, int gate, int64_t from, int64_t n) {
     if (a_.weights.b_ih == nullptr) {
       std::fill_n(slice.bias + from, n, Compute(0));
@@ -281,7 +276,7 @@ class Forward {
     for (int64_t b = b0 + rows.begin; b < b0 + rows.end; ++b) {
       set_row(a_.h0, b, P_, h_stride_, q_.resets(first, b), state_[0], operand_[0]);
       if constexpr (quantizes) continue;
-      // The other buffer's padding is read as well, once its row has been written.
+      // The other buffer's padding is read as well, from the second step on.
       std::fill(operand_[1] + b * h_stride_ + P_, operand_[1] + (b + 1) * h_stride_, Operand{});
       if (projected()) std::fill(m_ + b * m_stride_ + H_, m_ + (b + 1) * m_stride_, Operand{});
     }
@@ -304,7 +299,7 @@ class Forward {
   void convert_x(const Slice& slice, Range steps, int64_t k) {
     const int64_t t = q_.step(k);
     Operand* to = slice.x + row_in_chunk(q_, slice.batch, steps, k) * x_stride_;
-    const Storage* from = a_.x + (q_.first ? q_.first[t] * a_.x_row : t * a_.x_step);
+    const Storage* from = x_at(a_, t);
     for (int64_t b : each(present(q_, slice.batch, t))) {
       if constexpr (quantizes) {
         k_.quantize(I_, from + b * a_.x_row, to);
@@ -346,7 +341,7 @@ class Forward {
       multiply(slice.recurrent, j, h, h_stride_, b, count, acc);
       const Compute* pre = slice.pre + (row0 + b) * cell_.gates * H_ + u0;
       if (!q_.lengths) return cell(slice, k, b, count, u0, units, acc, pre);
-      // Runs of rows that are active, and of rows that are not.
+      // Runs of active rows, and of inactive ones.
       for (int m = 0, n = 0; m < count; m += n) {
         const bool active = q_.active(t, b + m);
         for (n = 1; m + n < count && q_.active(t, b + m + n) == active;) ++n;
@@ -402,8 +397,8 @@ class Forward {
     k_.forward[static_cast<int>(a_.cell)](t);
   }
 
-  // Step t of a sequence that has ended: zero output, and zero in what is kept, which nothing reads but
-  // the products over all rows.
+  // Step t of a sequence that has ended: zero output, and zero in what is kept, since products over all
+  // rows read it.
   void clear(int64_t t, int64_t b, int64_t u0, int64_t units) {
     const int64_t row = q_.first_row(t) + b;
     if (!projected()) std::fill_n(a_.y + row * P_ + u0, units, Storage{});
@@ -414,10 +409,11 @@ class Forward {
     }
   }
 
-  // Calls body(b, anew) for the sequences that were not active at step k, or start anew at the next.
+  // Calls body(b, anew) for the sequences that are not active at step k, or that the next step resets
+  // (anew).
   template <class Body>
   void for_interrupted(const Slice& slice, int64_t k, Body body) const {
-    const Sequence q = q_;  // a copy, which no write of body's can reach: it stays in registers
+    const Sequence q = q_;  // a copy that body cannot write to, so that it stays in registers
     const int64_t t = q.step(k), next = q.step(k + 1);
     const bool resets = q.reset && k + 1 < q.T;
     if (t < slice.shortest && !q.first) {
@@ -433,7 +429,7 @@ class Forward {
     }
   }
 
-  // What the next step finds as the h of a sequence that it starts anew, or that was not active.
+  // The h that the next step reads for a sequence that it resets, or that was not active.
   void carry_h(int64_t k, int64_t b, int64_t u0, int64_t units, bool anew) {
     const int64_t at = b * h_stride_ + u0;
     Compute* next_state = state_[(k + 1) % 2] + at;
@@ -452,7 +448,7 @@ class Forward {
     }
   }
 
-  // h of a layer with a projection, from the cell's output.
+  // With a projection: h from the cell's output.
   void output_step(const Slice& slice, int64_t worker, int64_t k, int64_t j) {
     alignas(64) Compute acc[acc_size];
     const int64_t t = q_.step(k), u0 = j * projection_.block(), units = projection_.units(j);
@@ -491,14 +487,14 @@ class Forward {
   const CellInfo& cell_;
   const int64_t I_, H_, P_;
   Workspace workspace_;
-  const Product input_, recurrent_, projection_;  // without panels, which are a slice's
+  const Product input_, recurrent_, projection_;  // the panels are the slices'
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t x_stride_, h_stride_, m_stride_;
-  Operand* operand_[2];   // [B, h_stride] h as products read it, in turn; none if rows are quantized
+  Operand* operand_[2];   // [B, h_stride] h as products read it, alternating; unused if quantized
   Compute* state_[2];     // [B, h_stride] h as cells read it: the same memory, or one or two in Compute
   Compute* c_ = nullptr;  // [B, H]
-  Operand* m_ = nullptr;  // [B, m_stride] the cell's output where a projection follows
+  Operand* m_ = nullptr;  // [B, m_stride] the cell's output, if a projection follows
   Compute* m_state_ = nullptr;                  // [B, m_stride] the same in Compute, or the same memory
   std::vector<QuantizedRows> h_rows_, m_rows_;  // of each thread
 };
@@ -512,7 +508,7 @@ void run_forward(const ForwardArgs<typename Kernels::Storage>& args, const Kerne
   run_thread_team(forward.threads(), forward);
 }
 
-// Panels in the order in which Forward finds them.
+// Panels in the order in which Forward reads them.
 template <class Kernels>
 int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Storage>& weights,
                      const Kernels& kernels, char* panels) {

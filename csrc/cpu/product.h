@@ -1,4 +1,4 @@
-// Products of a few rows with a weight matrix, a block of units at a time; and the loops over both.
+// Products of a few rows with a weight matrix, a block of units at a time.
 #pragma once
 
 #include <algorithm>
@@ -42,7 +42,7 @@ class TransposedProduct {
     k_padded_ = round_up(k, kernels.k_step);
   }
 
-  // Without panels, products read the weights as they lie.
+  // Without panels, products read the weights unpacked.
   void use_panels(char* panels) { panels_ = panels; }
   int64_t panel_bytes() const { return tiles_ * tile_bytes(); }
   int64_t bytes() const { return blocks() * panel_bytes(); }
@@ -102,20 +102,20 @@ class TransposedProduct {
   char* panels_ = nullptr;
 };
 
-// A sum over all gates, or all rows, is long, and the rounding error of one chain of additions grows with
-// its length: it is made of parts whose sums are added.
+// A sum over all gates, or all rows, is divided into parts of at most this length, since the rounding error
+// of one chain of additions grows with its length.
 constexpr int64_t longest_sum = 512;
 
-// acc = rows * w, where w [gates * K, N] and a row holds one run of K numbers per slot: gate g is
-// multiplied with slot slots[g]. Gates in consecutive slots are one product.
+// acc = rows * w, where w is [gates * K, N] and a row holds K numbers for each slot: gate g is multiplied
+// with slot slots[g]. Gates in consecutive slots are one product.
 template <class Kernels>
 class GatedProduct {
  public:
   using Storage = typename Kernels::Storage;
   using Operand = typename Kernels::Operand;
   using Compute = typename Kernels::Compute;
-  // once: the product will be used for one step, so that packing would cost more than it gains. w is then
-  // read as it lies, where that is a panel but for the distance of its rows.
+  // once: the product will be used for one step, so that packing would not pay off. w is then read
+  // unpacked, if its rows are those of a panel at another distance.
   GatedProduct(const Kernels& kernels, const Storage* w, int64_t k, int64_t N, int gates, const int* slots,
                bool once)
       : kernels_(kernels), w_(w), k_(k), N_(N), gates_(gates) {
@@ -128,8 +128,8 @@ class GatedProduct {
         runs_[run_count_++] = {slots[g] * slot_stride_, slot_stride_};
       }
     }
-    const bool lies_as_panels = std::is_same_v<Storage, Operand> && kernels.k_step == 1 && N % block() == 0;
-    packs_ = !once || !lies_as_panels;
+    const bool is_panel = std::is_same_v<Storage, Operand> && kernels.k_step == 1 && N % block() == 0;
+    packs_ = !once || !is_panel;
   }
 
   bool packs() const { return packs_; }
@@ -142,7 +142,7 @@ class GatedProduct {
   int64_t units(int64_t j) const { return std::min(block(), N_ - j * block()); }
   int64_t columns() const { return block(); }
   int64_t tile_rows() const { return kernels_.tile_rows(vectors_); }
-  int64_t slot_stride() const { return slot_stride_; }  // of a row, from slot to slot
+  int64_t slot_stride() const { return slot_stride_; }  // in a row, from slot to slot
 
   void pack(int64_t j) const {
     for (int g = 0; g < gates_; ++g) {
@@ -185,15 +185,15 @@ class GatedProduct {
   int vectors_, gates_, run_count_ = 0;
   Run runs_[max_gates];
   bool packs_;
-  Operand* panels_ = nullptr;  // or none, and w is read as it lies
+  Operand* panels_ = nullptr;  // if null, w is read unpacked
 };
 
-// Calls body(row, count) over `rows` in tiles of nearly equal size, none larger than `most`.
+// Calls body(row, count) for `rows` in tiles of nearly equal size, at most `max_rows` each.
 template <class Body>
-void for_tiles(Range rows, int64_t most, Body body) {
-  const int64_t tiles = (rows.size() + most - 1) / most;
+void for_tiles(Range rows, int64_t max_rows, Body body) {
+  const int64_t tiles = (rows.size() + max_rows - 1) / max_rows;
   for (int64_t i = 0; i < tiles; ++i) {
-    const Range tile = part_of(rows.size(), static_cast<int>(i), static_cast<int>(tiles));
+    const Range tile = part_of(rows.size(), i, tiles);
     body(rows.begin + tile.begin, static_cast<int>(tile.size()));
   }
 }

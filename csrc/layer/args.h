@@ -65,4 +65,10 @@ struct BackwardArgs {
   Storage* dw_hr;         // [P, H] or null
 };
 
+// First row of x at step t.
+template <class Args>
+auto x_at(const Args& a, int64_t t) {
+  return a.x + (a.sequence.first ? a.sequence.first[t] * a.x_row : t * a.x_step);
+}
+
 }  // namespace fastrnn

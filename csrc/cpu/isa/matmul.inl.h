@@ -51,7 +51,11 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
               bool accumulate) {
   using D = Dot<Operand, Compute>;
   constexpr int lanes = lanes_of<Compute>;
-  constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4;
+  // Narrow tiles form gradients of weights as well. If loss weights alternate over the batch, each of
+  // several chains would add terms of one sign, and their rounding errors would remain when the chains
+  // cancel.
+  constexpr bool in_order = rows * vectors >= 8 || (rows > 1 && vectors <= 2);
+  constexpr int chains = in_order ? 1 : rows * vectors >= 6 ? 2 : 4;
   Vec<Compute> sum[chains][rows][vectors] = {};
   const Operand* row[rows];
 #pragma GCC unroll 8
