@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import _torch, ops, reference
+from fastrnn import _torch, ops, reference, routing
 from fastrnn.sequence import Sequence
 
 # Positions among a layer's tensors x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr.
@@ -90,19 +90,13 @@ def _version_counter(t: Tensor) -> Tensor:
 
 
 def _torch_refuses_changes(cell: str, tensors: tuple[Any, ...], sequence: Sequence) -> bool:
-    """torch.nn runs such a layer by oneDNN, which saves all it is given and returns.
+    """oneDNN's layer saves all it is given and returns.
 
     What torch.nn refuses to differentiate after a change is refused here too, and costs nothing.
     """
-    x = tensors[X]
-    return (
-        cell == "lstm"
-        and x.dim() == 3
-        and sequence.batch_sizes is None
-        and tensors[-1] is None
-        and x.is_cpu
-        and x.dtype in (torch.float32, torch.bfloat16)
-    )
+    x, w_hr = tensors[X], tensors[-1]
+    packed = sequence.batch_sizes is not None
+    return x.dim() == 3 and routing.torch_uses_onednn(cell, x, packed, w_hr is not None)
 
 
 def _is_one_step(x: Any, sequence: Sequence) -> bool:

@@ -58,23 +58,57 @@ def choose(x: Tensor, cell: str | None = None) -> Path:
     return FUSED
 
 
-def autocast_dtype(cell: str, device_type: str) -> torch.dtype | None:
-    """The dtype that autocast computes this cell in, or None where it leaves it alone.
+# What autocast casts: floating point, but not float64.
+_CAST_BY_AUTOCAST = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
-    As torch does on a CPU: LSTM and RNN follow autocast, GRU does not.
+
+def autocast_casts(*dtypes: torch.dtype) -> bool:
+    """Autocast is active and casts a layer's tensors of these dtypes to one."""
+    return _torch.autocast_enabled() and _CAST_BY_AUTOCAST.issuperset(dtypes)
+
+
+def torch_uses_onednn(cell: str, x: Tensor, packed: bool, projected: bool) -> bool:
+    """torch.nn runs such a layer by one operator of oneDNN, not by one for each product and gate."""
+    return (
+        cell == "lstm"
+        and x.is_cpu
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not packed
+        and not projected
+    )
+
+
+def _torch_uses_operators(cell: str, x: Tensor, packed: bool, projected: bool) -> bool:
+    if not x.is_cpu or cell not in ("lstm", "gru"):
+        return False
+    return not torch_uses_onednn(cell, x, packed, projected)
+
+
+def autocast_dtype(cell: str, x: Tensor, packed: bool, projected: bool) -> torch.dtype | None:
+    """The dtype in which autocast computes a layer with input x, or None if it leaves the layer alone.
+
+    As in torch.nn: on a CPU, RNN and LSTM follow autocast; GRU and a packed or projected LSTM, whose
+    products alone do, are left alone; float64 stays float64.
     """
-    if cell == "gru" and device_type == "cpu":
+    device = x.device.type
+    if x.dtype not in _CAST_BY_AUTOCAST or _torch_uses_operators(cell, x, packed, projected):
         return None
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
-    return torch.get_autocast_dtype(device_type)
+    return torch.get_autocast_dtype(device)
 
 
-def autocast_result(cell: str, device_type: str, state: torch.dtype) -> torch.dtype | None:
-    """The dtype of the results of a layer left alone by autocast, or None where it is as computed.
+def autocast_results(
+    cell: str, x: Tensor, packed: bool, projected: bool, state: torch.dtype
+) -> tuple[torch.dtype, torch.dtype] | None:
+    """The dtypes of h and c of a layer left alone by autocast, or None if they are as computed.
 
-    Inside torch's GRU on a CPU autocast casts the products, which the state is then joined with.
+    torch.nn then casts the layer's products only, and joins them with the state.
     """
-    if cell != "gru" or device_type != "cpu" or not torch.is_autocast_enabled("cpu"):
+    if x.dtype not in _CAST_BY_AUTOCAST or not _torch_uses_operators(cell, x, packed, projected):
         return None
-    return torch.promote_types(state, torch.get_autocast_dtype("cpu"))
+    if not torch.is_autocast_enabled("cpu"):
+        return None
+    of_products = torch.get_autocast_dtype("cpu")
+    joined = torch.promote_types(state, of_products)
+    return of_products if projected else joined, joined

@@ -92,13 +92,14 @@ class Recurrent(Limits, nn.RNNBase):
         if call is None:
             return super().forward(input, hx)
         x, h0, c0, weights, sequence, unbatched = call
-        # Without autocast all are of one dtype, or they would not fit.
+        # Without autocast all are of one dtype.
         autocast = _torch.autocast_enabled()
         if autocast:
             x, h0, c0, weights = self._cast(self._computes_in(call), x, h0, c0, weights)
         if h0 is None:
             h0, c0 = self._zeros(x, _batch(x, sequence.batch_sizes))
-        y, h_n, c_n, steps = functional.recurrent(
+        recurrent: Any = _recurrent_without_autocast if autocast else functional.recurrent
+        y, h_n, c_n, steps = recurrent(
             self.cell,
             x,
             h0,
@@ -113,13 +114,15 @@ class Recurrent(Limits, nn.RNNBase):
         )
         if autocast:
             given = call.x if call.h0 is None else call.h0
-            result = routing.autocast_result(self.cell, x.device.type, given.dtype)
-            if result is not None:
-                y, h_n, steps = y.to(result), h_n.to(result), [(h.to(result), c) for h, c in steps]
+            results = routing.autocast_results(*self._kind(call), given.dtype)
+            if results is not None:
+                of_h, of_c = results
+                y, h_n, c_n = y.to(of_h), h_n.to(of_h), _to(of_c, c_n)
+                steps = [(h.to(of_h), _to(of_c, c)) for h, c in steps]
         output, state = self._restore_layout(input, y, h_n, c_n, unbatched)
         if not states:
             return output, state
-        return output, state, [self._restore_steps(input, *step, unbatched) for step in steps]
+        return output, state, [self._restore_steps(input, h, c, unbatched) for h, c in steps]
 
     def _plan(
         self, input: Any, hx: Any, lengths: Any, reset: Any, states: bool
@@ -140,8 +143,12 @@ class Recurrent(Limits, nn.RNNBase):
             path = routing.REFERENCE
         return call, path
 
+    def _kind(self, call: Call) -> tuple[str, Tensor, bool, bool]:
+        """What decides how torch.nn runs the call under autocast."""
+        return self.cell, call.x, call.sequence.batch_sizes is not None, self.proj_size > 0
+
     def _computes_in(self, call: Call) -> torch.dtype:
-        return routing.autocast_dtype(self.cell, call.x.device.type) or self._like(call.weights)[0]
+        return routing.autocast_dtype(*self._kind(call)) or self._like(call.weights)[0]
 
     def _layer_weights(self) -> list[functional.LayerWeights]:
         """Parameters of every layer and direction as functional.LayerWeights."""
@@ -163,11 +170,8 @@ class Recurrent(Limits, nn.RNNBase):
         c0: Tensor | None,
         weights: list[functional.LayerWeights],
     ) -> tuple[Tensor, Tensor | None, Tensor | None, list[functional.LayerWeights]]:
-        def cast(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(dtype)
-
-        cast_weights = [tuple(cast(w) for w in layer) for layer in weights]
-        return x.to(dtype), cast(h0), cast(c0), cast_weights  # type: ignore[return-value]
+        cast_weights: Any = [tuple(_to(dtype, w) for w in layer) for layer in weights]
+        return x.to(dtype), _to(dtype, h0), _to(dtype, c0), cast_weights
 
     def _zeros(self, x: Tensor, batch: int) -> tuple[Tensor, Tensor | None]:
         count = self.num_layers * self._directions
@@ -244,6 +248,8 @@ class Recurrent(Limits, nn.RNNBase):
                 self.check_input(x, batch_sizes)
             else:
                 self.check_forward_args(x, self._join_state(h0, c0), batch_sizes)  # type: ignore[arg-type]
+            if _torch.autocast_enabled():
+                return None
             _check_alike(x, h0, c0)
         return Call(x, h0, c0, weights, Sequence(batch_sizes), False)
 
@@ -269,7 +275,7 @@ class Recurrent(Limits, nn.RNNBase):
                 if c0.shape != (count, batch, self.hidden_size) or c0.device != device:
                     return False
                 same_dtype = same_dtype and c0.dtype == dtype
-        return same_dtype or _torch.autocast_enabled()
+        return same_dtype or routing.autocast_casts(dtype, *(t.dtype for t in (x, h0, c0) if t is not None))
 
     def _like(self, weights: list[functional.LayerWeights]) -> tuple[torch.dtype, torch.device]:
         """What input must be."""
@@ -358,6 +364,19 @@ class Recurrent(Limits, nn.RNNBase):
 
 
 _torch.let_dynamo_trace(Recurrent)
+
+
+def _recurrent_without_autocast(cell: str, x: Tensor, *args: Any, **options: Any) -> Any:
+    """functional.recurrent, whose arguments have been cast; autocast would cast or refuse what it joins."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return functional.recurrent(cell, x, *args, **options)
+    with torch.autocast(device, enabled=False):
+        return functional.recurrent(cell, x, *args, **options)
+
+
+def _to(dtype: torch.dtype, t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.to(dtype)
 
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
