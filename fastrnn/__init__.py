@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN with fused kernels, in the place of torch.nn's by changing one word.
+"""Drop-in replacements for torch.nn's LSTM, GRU and RNN with fused kernels: change one word.
 
 Example:
     >>> import torch, fastrnn

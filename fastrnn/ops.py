@@ -1,4 +1,4 @@
-"""The compiled operators, typed, with what a tracer needs to know of their results' shapes."""
+"""The compiled operators, typed, and the shapes of their results for tracers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def precision(x: Tensor) -> int:
 
 
 def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op, without the search for gradients that autograd.Layer takes care of (10 us a call)."""
+    """The op, without dispatch to autograd (10 us a call), which autograd.Layer does itself."""
     x = args[1]
     if x.dtype is torch.float32:
         args = (*args, precision(x))
@@ -86,7 +86,7 @@ def _check(
     x: Tensor,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """The backends' check of a tensor, for those without memory. Sizes may be symbols, and stay so."""
+    """Checks a tensor without memory as the backends check others. Sizes may be symbols, and stay so."""
     if t is None:
         return
     dtype = dtype or x.dtype
@@ -115,7 +115,7 @@ def _check_sequence(
     hidden: int,
     size: int,
 ) -> None:
-    """All but the matrices, for a layer of `hidden` units whose h has `size` numbers."""
+    """Checks all but the matrices, for a layer of `hidden` units with an h of `size` numbers."""
     facts = CELLS[cell]
     has_c, packed = bool(facts["has_c"]), batch_sizes is not None
     sizes = None if batch_sizes is None else (batch_sizes.dim(), batch_sizes.dtype, batch_sizes.device.type)

@@ -62,7 +62,7 @@ def packed_layer(
 
 
 class Prepacked(nn.Module):
-    """Mixed in before one of this package's modules whose weights have been packed."""
+    """Mixin for this package's modules with packed weights."""
 
     weights: str
     dtype: torch.dtype
@@ -120,7 +120,7 @@ class Prepacked(nn.Module):
             )
         if path.name != "fused" or dtype != self.dtype:
             reason = path.reason if path.name != "fused" else f"the input is {dtype}, not {self.dtype}"
-            raise RuntimeError(f"a prepacked layer runs by its kernels only: {reason}")
+            raise RuntimeError(f"a prepacked layer has no fallback for calls without kernels: {reason}")
 
     def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
         return packed_layer
@@ -148,7 +148,7 @@ class PrepackedLayer(Prepacked, Recurrent):
         return *Recurrent._cast(dtype, x, h0, c0, [])[:3], weights
 
     def flatten_parameters(self) -> None:
-        """Nothing: there are no parameters, and their panels lie as the kernels read them."""
+        """Does nothing: the layer has no parameters."""
 
     def _layer_weights(self) -> Any:
         return self.packed

@@ -1,7 +1,7 @@
-"""Each cell in a few plain torch lines, and the loop over time around it: what the kernels must equal.
+"""Each cell in a few lines of plain torch, and the loop over time: the kernels must give the same results.
 
-Any dtype and device, differentiable any number of times and under any transform. Slow: it is the oracle
-of the tests, the way to second derivatives, and what runs where a kernel can't.
+Works in any dtype, on any device and under any transform, and has derivatives of any order. It is slow: the
+tests compare with it, second derivatives are computed by it, and it runs what has no kernel.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def gru_reset_before(x_part: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | Non
     return (1 - z) * n + z * h
 
 
-# What the kernels' contract can't express, since one product needs the other's result.
+# Cells that the kernels cannot express, since one product needs the result of the other.
 WITHOUT_KERNEL = {"gru_reset_before": gru_reset_before}
 
 CELLS: dict[str, Cell] = {"lstm": lstm, "gru": gru, "rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu}
@@ -72,11 +72,11 @@ def layer(
     """One layer in one direction; arguments and shapes as ``torch.ops.fastrnn.forward`` has them.
 
     Returns:
-        h of every step, the last h, the last c, c of every step; None for a c the cell does not have.
+        h of every step, the last h, the last c, c of every step; None for c if the cell has none.
     """
     batch_sizes, lengths, reset, reverse = sequence
     if lengths is not None:
-        # Beyond a sequence's end the gradient of its products is zero, and zero times NaN would be NaN.
+        # After a sequence's end the gradient of the products is zero, but zero times NaN is NaN.
         ended = torch.arange(x.shape[0] if x.dim() == 3 else 1, device=x.device).unsqueeze(1) >= lengths
         x = torch.where(ended.view(*x.shape[:-1], 1), 0, x)
     x_parts = linear(x, w_ih, b_ih)

@@ -1,8 +1,8 @@
 """Which implementation serves a call, and why.
 
 fused      the kernels of this package
-reference  plain torch operators, step by step: what has no kernel but must work all the same
-torch      torch.nn's own implementation, its errors for bad input included
+reference  plain torch operators, step by step, for calls without kernels
+torch      torch.nn's own implementation, including its errors for bad input
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REFERENCE = Path(
 
 
 def choose(x: Tensor, cell: str | None = None) -> Path:
-    """The path for well-formed input x [T, B, I] or [rows, I], by what is true of it and around it."""
+    """The path for a fitting input x [T, B, I] or [rows, I], by dtype, device and active transforms."""
     if cell is not None and cell not in ops.CELLS:
         return NO_KERNEL
     if not torch.compiler.is_compiling():

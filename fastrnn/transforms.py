@@ -1,8 +1,8 @@
-"""Kernels under torch.func: what vmap makes of the ops, and a layer that vmap and grad can be applied to.
+"""Kernels under torch.func: vmap rules of the operators, and a layer for vmap and grad.
 
 A dimension that vmap adds is one more batch dimension, so it is folded into B and the kernels run once.
-Where it is the weights' (an ensemble), or where each sample wants its own gradient of the weights, they
-run once for each.
+If it belongs to the weights (an ensemble), or if each sample needs its own gradient of the weights, the
+kernels run once for each.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _fold(
         dim = in_dims[i]
         at = t.dim() - (dim is not None) - (not last)
         t = t.unsqueeze(at).expand(*t.shape[:at], n, *t.shape[at:]) if dim is None else t.movedim(dim, at)
-        # A slots or c that was not kept is [0], and stays it.
+        # Slots or c that were not kept have the shape [0].
         folded[i] = t.flatten(at - 1, at) if at > 0 else t.flatten()
     return folded
 
@@ -75,7 +75,7 @@ def _unfold(results: tuple[Tensor, ...], n: int) -> tuple[Any, Any]:
     outputs: list[Tensor] = []
     dims: list[int | None] = []
     for t in results:
-        if t.dim() == 1:  # not asked for, so without elements
+        if t.dim() == 1:  # not asked for, so it has no elements
             outputs.append(t)
             dims.append(None)
         else:

@@ -1,4 +1,4 @@
-"""Modules in the place of torch.nn's."""
+"""Drop-in replacements for torch.nn's recurrent modules."""
 
 from fastrnn.nn.cells import GRUCell, LSTMCell, RNNCell
 from fastrnn.nn.layers import GRU, LSTM, RNN, GRUResetBefore

@@ -1,8 +1,8 @@
-"""What LSTM, GRU and RNN share: from a user's arguments to the loop over layers, and back.
+"""The forward of LSTM, GRU and RNN: arguments to the kernels' layout, the loop over layers, results back.
 
-Well-formed arguments are recognized here; all others go to torch.nn's own forward, whose errors are the
-right ones. Weights are looked up by name at every call, so that whatever replaces them (functional_call,
-parametrizations, pruning) is seen.
+Arguments that the kernels cannot serve go to torch.nn's forward, which computes them or raises its own
+error. Weights are looked up by name at every call, so that functional_call, parametrizations and pruning
+take effect.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 def pair(hx: Any) -> State | None:
-    """hx as h0 and c0, or None where it is not two tensors."""
+    """hx as h0 and c0, or None if it is not two tensors."""
     if not isinstance(hx, (tuple, list)) or len(hx) != 2:
         return None
     h0, c0 = hx
@@ -51,10 +51,10 @@ def pair(hx: Any) -> State | None:
 
 
 class Recurrent(Limits, nn.RNNBase):
-    """Mixed in before one of torch.nn's recurrent layers, gives it this package's forward."""
+    """Mixin that gives one of torch.nn's recurrent layers the forward of this package."""
 
-    # What is kept from forward for backward: "full", or "lean", which keeps h and c only and computes
-    # the gates a second time.
+    # What forward keeps for backward: "full" keeps the gates; "lean" keeps h and c only, and backward
+    # computes the gates again.
     memory: str = "full"
 
     # device and dtype are named since torch.nn.utils.skip_init looks for them in the signature.
@@ -155,7 +155,7 @@ class Recurrent(Limits, nn.RNNBase):
         own = self._parameters
         layers: list[functional.LayerWeights] = []
         for names in self._all_weights:
-            # A module finds its attributes slowly; what is not its own parameter was put in its place.
+            # Attribute access on a module is slow; what is not a parameter has replaced one.
             found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
             w_hr = found.pop() if self.proj_size > 0 else None
             b_ih, b_hh = found[2:] if self.bias else (None, None)
@@ -180,7 +180,7 @@ class Recurrent(Limits, nn.RNNBase):
         return h0, x.new_zeros(count, batch, self.hidden_size) if has_c else None
 
     def _split_state(self, hx: Any) -> State | None:
-        """hx as h0 and c0, for cells with one state that and None; or None where hx is not such a state."""
+        """hx as h0 and c0 (None for cells without c), or None if hx is no state of this layer."""
         return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h_n: Tensor, c_n: Tensor | None) -> Any:
@@ -193,7 +193,7 @@ class Recurrent(Limits, nn.RNNBase):
         lengths: Tensor | None,
         reset: Tensor | None,
     ) -> Call | None:
-        """The call in the kernels' layout, or None where torch.nn must deal with it."""
+        """The call in the kernels' layout, or None if torch.nn must serve it."""
         if isinstance(input, PackedSequence):
             if lengths is not None or reset is not None:
                 raise ValueError("lengths and reset go with a padded batch, not with a PackedSequence")
@@ -242,7 +242,7 @@ class Recurrent(Limits, nn.RNNBase):
             h0, c0 = self._split_state(self.permute_hidden(hx, order))  # type: ignore[misc]
         weights = self._layer_weights()
         if not self._fits(x, h0, c0, weights, _batch(x, batch_sizes)):
-            # torch.nn.LSTM leaves a packed batch unchecked, and its kernels then read beyond memory.
+            # torch.nn.LSTM does not check a packed batch, and its kernels then read out of bounds.
             self._update_flat_weights()
             if hx is None:
                 self.check_input(x, batch_sizes)
@@ -261,7 +261,7 @@ class Recurrent(Limits, nn.RNNBase):
         weights: list[functional.LayerWeights],
         batch: int,
     ) -> bool:
-        """Sizes, dtypes and devices are as the kernels expect them."""
+        """The kernels serve these sizes, dtypes and devices."""
         dtype, device = self._like(weights)
         if x.shape[-1] != self.input_size or x.device != device:
             return False
@@ -278,7 +278,7 @@ class Recurrent(Limits, nn.RNNBase):
         return same_dtype or routing.autocast_casts(dtype, *(t.dtype for t in (x, h0, c0) if t is not None))
 
     def _like(self, weights: list[functional.LayerWeights]) -> tuple[torch.dtype, torch.device]:
-        """What input must be."""
+        """The dtype and device that the input must have."""
         w_ih = weights[0][0]
         return w_ih.dtype, w_ih.device
 
@@ -338,7 +338,7 @@ class Recurrent(Limits, nn.RNNBase):
             return y.squeeze(1)
         return y.transpose(0, 1) if self.batch_first else y
 
-    # torch.nn notices replaced weights by weak references, but a tensor that has one cannot be swapped
+    # torch.nn detects replaced weights through weak references, but a tensor that has one cannot be swapped
     # (torch.__future__.set_swap_module_params_on_conversion). Its list of weights tells as much.
     def _init_flat_weights(self) -> None:
         super()._init_flat_weights()
@@ -351,8 +351,7 @@ class Recurrent(Limits, nn.RNNBase):
         return any(getattr(self, name, None) is not weight for weight, name in kept)
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch.nn's list of weights is a cache, and one of computed weights (a parametrization's) could
-        # not be copied.
+        # torch.nn's list of weights is a cache; computed weights (of a parametrization) cannot be copied.
         state = super().__getstate__()
         state["_flat_weights"] = []
         return state
@@ -367,7 +366,7 @@ _torch.let_dynamo_trace(Recurrent)
 
 
 def _recurrent_without_autocast(cell: str, x: Tensor, *args: Any, **options: Any) -> Any:
-    """functional.recurrent, whose arguments have been cast; autocast would cast or refuse what it joins."""
+    """functional.recurrent on cast arguments: autocast would cast them again, or refuse to join them."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device):
         return functional.recurrent(cell, x, *args, **options)

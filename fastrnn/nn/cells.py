@@ -22,7 +22,7 @@ _DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, result
 
 
 class RecurrentCell(Limits, nn.RNNCellBase):
-    """Mixed in before one of torch.nn's cells, gives it this package's forward."""
+    """Mixin that gives one of torch.nn's cells the forward of this package."""
 
     @property
     def cell(self) -> str:
@@ -35,14 +35,14 @@ class RecurrentCell(Limits, nn.RNNCellBase):
             return self._by_torch(input, hx)
         try:
             return self._step(self._layer_function(path), input, state)
-        except ValueError:  # what the kernels raise for arguments that do not fit, and for nothing else
+        except ValueError:  # the kernels raise it only for arguments that do not fit
             return self._by_torch(input, hx)
 
     def _plan(self, input: Any, hx: Any, check: bool = False) -> tuple[State | None, routing.Path]:
         """The state and the path that serves the call; no state if torch.nn serves it.
 
-        Sizes, dtypes and devices are compared here only where nobody else does, or with ``check``: the
-        kernels compare them too, and a call without mistakes is not slowed down by doing it twice.
+        Sizes, dtypes and devices are checked here only if the kernels do not check them, or with ``check``:
+        checking twice would slow down every call.
         """
         path = self._path(input)
         if path.name == "torch":
@@ -67,7 +67,7 @@ class RecurrentCell(Limits, nn.RNNCellBase):
         """torch.nn's forward, or its error."""
         if isinstance(input, Tensor):
             for state in self._given_states(hx):
-                # torch.nn broadcasts such a state or reads beyond its memory.
+                # torch.nn broadcasts such a state or reads out of bounds.
                 if isinstance(state, Tensor) and {state.dim(), input.dim()} == {1, 2}:
                     raise RuntimeError(
                         f"got a {state.dim()}-D hx for {input.dim()}-D input, expected {input.dim()}-D; "
@@ -91,13 +91,13 @@ class RecurrentCell(Limits, nn.RNNCellBase):
     def _weights(self) -> functional.LayerWeights:
         own = self._parameters
         try:
-            # A module finds its attributes slowly, and these are asked for at every step.
+            # Attribute access on a module is slow, and this runs at every step.
             return own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None  # type: ignore
         except KeyError:  # replaced: by a parametrization, by pruning
             return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None
 
     def _fits(self, input: Tensor, state: State) -> bool:
-        """Sizes, dtypes and devices are as the kernels expect them."""
+        """The kernels serve these sizes, dtypes and devices."""
         dtype, device = self._like()
         if input.shape[-1] != self.input_size or input.dtype != dtype or input.device != device:
             return False
@@ -108,7 +108,7 @@ class RecurrentCell(Limits, nn.RNNCellBase):
         )
 
     def _like(self) -> tuple[torch.dtype, torch.device]:
-        """What input must be."""
+        """The dtype and device that the input must have."""
         weight = self.weight_ih
         return weight.dtype, weight.device
 
@@ -116,7 +116,7 @@ class RecurrentCell(Limits, nn.RNNCellBase):
         return input.new_zeros((*input.shape[:-1], self.hidden_size)), None
 
     def _split_state(self, hx: Any) -> State | None:
-        """hx as h0 and c0, or None where it is not what this cell takes."""
+        """hx as h0 and c0, or None if hx is no state of this cell."""
         return (hx, None) if isinstance(hx, Tensor) else None
 
     def _join_state(self, h: Tensor, c: Tensor | None) -> Any:
@@ -161,5 +161,5 @@ class RNNCell(RecurrentCell, nn.RNNCell):
         return "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu"
 
     def _path(self, input: Any) -> routing.Path:
-        # An unknown nonlinearity is torch.nn's to refuse, at the first call.
+        # torch.nn refuses an unknown nonlinearity at the first call.
         return super()._path(input) if self.nonlinearity in ("tanh", "relu") else routing.MISFIT

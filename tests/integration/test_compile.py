@@ -171,6 +171,22 @@ def test_compile_a_loop_over_cells(kind: str) -> None:
     assert_compiles(cell, run, torch.randn(3, B, I), fullgraph=True, **TRACED)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_and_a_gradient_penalty(kind: str) -> None:
+    """AOTAutograd has no second derivative of any layer; the "eager" backend and the model itself have."""
+    layer = getattr(fastrnn, kind)(I, H)
+    x = torch.randn(T, B, I)
+
+    def penalty(model: Callable[..., Any]) -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        (dx,) = torch.autograd.grad(model(leaf)[0].sum(), leaf, create_graph=True)
+        return list(torch.autograd.grad(dx.pow(2).sum(), list(layer.parameters())[:2]))
+
+    torch.testing.assert_close(penalty(torch.compile(layer, backend="eager")), penalty(layer))
+    with pytest.raises(RuntimeError, match="aot_autograd does not currently support double backward"):
+        penalty(torch.compile(layer, backend="aot_eager"))
+
+
 def test_compile_leaves_torch_layers_as_they_were() -> None:
     """Our way into torch.compile does not change what it does with torch.nn's own layers."""
     theirs, ours = pair("GRU", I, H)
