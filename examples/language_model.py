@@ -1,15 +1,15 @@
 """What comes next? A language model: embedding, LSTM or GRU, linear layer.
 
-Trained on the standard library's own source (or --file), as characters or words, by truncated
-back-propagation: the text is cut into streams, each step trains on the next window of every stream
-and carries the hidden state on, without its history. Perplexity is compared with that of n-grams.
+Trains on the source of the standard library (or --file), as characters or words, by truncated
+backpropagation: the text is cut into streams, and each step trains on the next window of every stream,
+starting from the detached hidden state of the window before. Compares perplexity with that of n-grams.
 
   python examples/language_model.py                               characters
   python examples/language_model.py --text words --cell GRU       words
   python examples/language_model.py --text sentences              three sentences, the smallest one
   python examples/language_model.py --predict "def " --temperature 0.5
   torchrun --nproc-per-node 2 --max-restarts 3 examples/language_model.py
-                       two processes; one that dies is replaced, from the last checkpoint on
+                       two processes; after a failure they restart from the last checkpoint
 """
 
 from __future__ import annotations

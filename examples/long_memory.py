@@ -1,11 +1,10 @@
 """How far back can it learn? Plain RNN, LSTM and GRU side by side as the distance grows.
 
-Two tasks that can be made as long as one likes: the adding problem (the sum of the two marked
-numbers among T; guessing the mean costs 1/6 = 0.167) and copy memory (a few symbols, then T blanks,
-then the symbols again; guessing costs log 8 = 2.08 a symbol). For each cell and each T, what is
-learned; and how the gradient of the last step's loss fades over the distance to an input, at first
-and after training. Then what long and second-order problems need: clipping, whose effect is shown,
-checkpoints in time, which keep memory small for the same gradient, and double backward.
+Two tasks of any length: the adding problem (the sum of the two marked numbers among T; guessing the mean
+costs 1/6 = 0.167) and copy memory (a few symbols, then T blanks, then the symbols again; guessing costs
+log 8 = 2.08 a symbol). For each cell and each T, the script shows the final loss, and how the gradient of
+the last step's loss fades with the distance to an input, before and after training. It also shows what long
+sequences and second-order methods need: gradient clipping, checkpointing in time, and double backward.
 
   python examples/long_memory.py
   python examples/long_memory.py --predict "0.3* 0.9 0.1 0.5* 0.7"   the sum of the starred ones

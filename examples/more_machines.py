@@ -1,15 +1,15 @@
 """More processes, one of which dies: the language model under torchrun.
 
-Runs language_model.py with 1 process and with 2 (or --processes), every one of them training on its
-share of the streams, gradients averaged by DistributedDataParallel (gloo on a CPU, NCCL on GPUs),
-and prints the throughput of each. Then once more with the most processes, where one is killed on
-the way: torchrun starts them anew, they go on from the last checkpoint, and the end is as good.
+Runs language_model.py with 1 process and with 2 (or --processes). Each process trains on its share of the
+streams, DistributedDataParallel averages the gradients (gloo on a CPU, NCCL on GPUs), and the script prints
+the throughput of each run. A last run kills one process during training: torchrun restarts all of them,
+they continue from the last checkpoint, and the result is as good.
 
   python examples/more_machines.py
   python examples/more_machines.py --processes 1 2 4 --device cuda
 
-What it runs can be run by hand, on one machine or, with torchrun's --nnodes and --rdzv-endpoint,
-on several that share the folder --out:
+To run it by hand, on one machine, or with torchrun's --nnodes and --rdzv-endpoint on several that share
+the folder --out:
 
   torchrun --nproc-per-node 2 --max-restarts 3 examples/language_model.py
 """

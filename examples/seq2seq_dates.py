@@ -1,10 +1,9 @@
 """Dates in many languages to ISO form: an encoder, a decoder, and attention between them.
 
-The encoder, a bidirectional LSTM, reads a date as people write it ("jeudi 4 mars 2021",
-"2021年3月4日"); the decoder, an LSTM that starts from the encoder's last state, writes 2021-03-04
-character by character, in training with the truth as its input (teacher forcing), afterwards with
-its own answer, greedily or by beam search. Trained with and without attention. Tested on other
-days, in formats seen in training and in formats held out.
+The encoder, a bidirectional LSTM, reads a date as people write it ("jeudi 4 mars 2021", "2021年3月4日").
+The decoder, an LSTM that starts from the encoder's last state, writes 2021-03-04 character by character: in
+training with teacher forcing, afterwards greedily or by beam search. The script trains it with and without
+attention, and tests it on unseen days, in seen and in held-out formats.
 
   python examples/seq2seq_dates.py
   python examples/seq2seq_dates.py --predict "4. März 2021"

@@ -1,12 +1,12 @@
 """The same classifier, smaller and faster: pruned weights, pruned units, bfloat16 and int8.
 
-Trains the classifier of text_classifier.py (or takes one by --classifier) and makes it smaller in
-the usual ways, each measured against the original: accuracy, size, time of one step of one text.
+Trains the classifier of text_classifier.py (or loads one with --classifier), compresses it in the usual
+ways, and compares each with the original: accuracy, size, and the time of one step of one text.
 
-- unstructured pruning: the smallest recurrent weights become zero, trained on a little; a dense
-  layer takes as long as before, the gain is in what is stored;
-- unit pruning: whole hidden units go, and what is left is a smaller dense layer, really faster;
-- bfloat16 and int8 weights: torch's own ways, and fastrnn.prepack.
+- Unstructured pruning: the smallest recurrent weights become zero, followed by some training. It saves
+  storage, but a dense layer takes the same time.
+- Unit pruning: removing whole hidden units leaves a smaller dense layer, which is faster.
+- bfloat16 and int8 weights: with torch's tools, and with fastrnn.prepack.
 
   python examples/smaller_faster.py
   python examples/smaller_faster.py --predict "où es-tu"     ask the model with half of the units

@@ -242,7 +242,7 @@ def _kind(module: nn.Module) -> str:
     for kind in ("LSTM", "GRU", "RNN"):
         if isinstance(module, getattr(nn, kind) | getattr(nn, f"{kind}Cell")):
             if getattr(module, "proj_size", 0):
-                raise ValueError("weights of a projected LSTM have no place in other layouts")
+                raise ValueError("got an LSTM with proj_size, which other layouts do not support")
             return kind
     raise TypeError(f"takes an LSTM, a GRU, an RNN or a cell, not a {type(module).__qualname__}")
 
@@ -288,7 +288,7 @@ def _write(module: nn.Module, layer: int, direction: int, weights: Weights) -> N
     targets = [(name, getattr(module, name, None)) for name in _names(module, layer, direction)]
     for (name, target), value in zip(targets, weights, strict=True):
         if target is None and value is not None and bool(value.any()):
-            raise ValueError(f"the module has no {name} to take a bias that is not zero")
+            raise ValueError(f"cannot load a nonzero {name}: the module has bias=False")
         if target is not None and value is not None and target.shape != value.shape:
             raise ValueError(f"{name} has the shape {tuple(target.shape)}, got {tuple(value.shape)}")
     with torch.no_grad():
@@ -298,7 +298,7 @@ def _write(module: nn.Module, layer: int, direction: int, weights: Weights) -> N
 
 
 def _with_biases(weights: Weights) -> Any:
-    """The same with zeros for biases there are not."""
+    """The same with zeros for absent biases."""
     zeros = torch.zeros(len(weights.w_ih), dtype=weights.w_ih.dtype, device=weights.w_ih.device)
     return weights if weights.b_ih is not None else weights._replace(b_ih=zeros, b_hh=zeros)
 
