@@ -64,19 +64,25 @@ class Layer(torch.autograd.Function):
         sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
         tensors, (y, c, slots) = saved[:8], saved[8:]
         changed = ctx.output is not None and ctx.output[0]._version != ctx.output[1]
-        for i, tensor, version in ctx.unread:
-            if (changed or torch.is_grad_enabled()) and tensor._version != version:
-                why = "since the output was changed too" if changed else "for create_graph=True"
-                raise RuntimeError(
-                    "one of the variables needed for gradient computation has been modified by an inplace "
-                    f"operation: {NAMES[i]} of a fastrnn layer, which backward reads {why}; change it "
-                    "after backward, or give the layer a clone"
-                )
+        if changed or torch.is_grad_enabled():
+            why = "since the output was changed too" if changed else "for create_graph=True"
+            _check_unchanged(ctx.unread, why)
+        for i, tensor, _ in ctx.unread:
             tensors[i] = tensor
         if changed:
             y = ops.forward(ctx.cell, *tensors, *sequence, ops.KEEP_NOTHING)[0]
         needs = ctx.needs_input_grad[3:]
         return None, None, None, *gradients(ctx.cell, sequence, needs, grads, tensors, (y, c, slots))
+
+
+def _check_unchanged(unread: list[tuple[int, Tensor, int]], why: str) -> None:
+    for i, tensor, version in unread:
+        if tensor._version != version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace "
+                f"operation: {NAMES[i]} of a fastrnn layer, which backward reads {why}; change it after "
+                "backward, or give the layer a clone"
+            )
 
 
 def _version_counter(t: Tensor) -> Tensor:
@@ -136,15 +142,18 @@ def gradients(
 ) -> tuple[Any, ...]:
     """Gradients of x, h0, c0, w_ih .. w_hr, those that are needed, from dy, dh_n, dc_n and dc."""
 
-    def run(*grads: Tensor | None) -> tuple[Tensor, ...]:
-        # A graph of this backward is asked for only by create_graph, which compilers do not trace.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return LayerBackward.apply(cell, *sequence, which, *grads, *tensors, *kept)
-        return ops.backward(cell, *grads, *tensors, *sequence, *kept, list(which))
-
     which = (needs[X], any(needs[W_IH:]))
-    batched = any(g is not None and _torch.batched_by_autograd(g) for g in grads)
-    results = _torch.vmap_over_gradients(run, grads) if batched else run(*grads)
+    results: tuple[Tensor, ...]
+    # A graph of this backward is asked for only by create_graph, which compilers do not trace.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        results = ops.backward(cell, *grads, *tensors, *sequence, *kept, list(which))
+    else:
+
+        def run(*grads: Tensor | None) -> tuple[Tensor, ...]:
+            return LayerBackward.apply(cell, *sequence, which, *grads, *tensors, *kept)
+
+        batched = any(g is not None and _torch.batched_by_autograd(g) for g in grads)
+        results = _torch.vmap_over_gradients(run, grads) if batched else run(*grads)
     return tuple(g if need else None for g, need in zip(results, needs, strict=True))
 
 
