@@ -8,7 +8,7 @@ Example:
     True
 """
 
-from fastrnn import integrations, interop, onnx
+from fastrnn import _forks, integrations, interop, onnx
 from fastrnn._build import build_info
 from fastrnn._version import __version__ as __version__
 from fastrnn.convert import Report, accelerate, patched, restore
@@ -38,5 +38,6 @@ __all__ = [
     "stream",
 ]
 
+_forks.watch()
 integrations.install()
 onnx.install()

@@ -119,6 +119,33 @@ def test_fewer_threads_than_asked_for(limit: int) -> None:
     subprocess.run([sys.executable, "-c", FEWER], check=True, timeout=120, env=environment)
 
 
+FORK_AFTER_TORCH = """
+import os, signal, sys, torch, fastrnn
+torch.set_num_threads(2)
+layer, x = fastrnn.GRU(64, 128), torch.randn(30, 16, 64)
+if {torch_first}:
+    torch.randn(600, 600) @ torch.randn(600, 600), (torch.randn(2000, 2000) + 1).sum()
+else:
+    layer(x)[0].sum().backward()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    layer(x)[0].sum().backward()
+    (torch.randn(2000, 2000) + 1).sum()
+    os._exit(0 if torch.get_num_threads() == 1 else 1)
+_, status = os.waitpid(child, 0)
+assert torch.get_num_threads() == 2
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_fork_after_torchs_threads_started(torch_first: bool) -> None:
+    """Neither the child's first layer nor torch's operators wait for threads that it does not have."""
+    code = FORK_AFTER_TORCH.format(torch_first=torch_first)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 class Embedded(Dataset[Tensor]):
     """A data set that runs a layer in its workers."""
 
