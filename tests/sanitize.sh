@@ -30,6 +30,9 @@ sanitized() {
     UBSAN_OPTIONS=print_stacktrace=1 "$python" -P "$@"
 }
 
+# The kernels of every target, called directly: a program of its own.
+FASTRNN_SANITIZE=1 "$python" -m pytest -q -rf -p no:cacheprovider tests/kernels
+
 # --capture=sys: a finding is written by the process itself, which it ends, and must not end in pytest's files.
 export FASTRNN_TEST_CONFIGS=${FASTRNN_TEST_CONFIGS:-50}
 for target in $(sanitized -c 'import fastrnn; print(*fastrnn.build_info()["cpu_targets_usable"])'); do

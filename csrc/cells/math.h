@@ -4,7 +4,7 @@
 // which let a NaN through. The host's SIMD types specialize it in cpu/isa/lanes.inl.h; float and double
 // are below.
 //
-// Largest errors, asserted over the whole range by tests/test_math.py, in units in the last place:
+// Largest errors, asserted over the whole range by tests/kernels/test_math.py, in units in the last place:
 //
 //              exp    sigmoid    tanh
 //   float       2        3         3

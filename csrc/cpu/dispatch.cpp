@@ -10,28 +10,17 @@
 
 namespace fastrnn {
 
-// The targets in the order of preference, worst first, each with whether this processor runs it.
-#if defined(__x86_64__)
-#define FASTRNN_TARGETS(X)          \
-  X(portable, true)                 \
-  X(avx2, has_avx2())               \
-  X(avx2_vnni, has_avx2_vnni())     \
-  X(avx512, has_avx512())           \
-  X(avx512_vnni, has_avx512_vnni()) \
-  X(avx512_bf16, has_avx512_bf16()) \
-  X(avx512_amx, has_avx512_bf16() && has_amx())
-#else
-#define FASTRNN_TARGETS(X) X(portable, true)
-#endif
-
-#define FASTRNN_DECLARE(name, usable) \
-  namespace name {                    \
-  extern const Target target;         \
+#define FASTRNN_DECLARE(name) \
+  namespace name {            \
+  extern const Target target; \
   }
 FASTRNN_TARGETS(FASTRNN_DECLARE)
 #undef FASTRNN_DECLARE
 
 namespace {
+
+// runs_NAME() for every target: whether this processor runs it.
+bool runs_portable() { return true; }
 
 #if defined(__x86_64__)
 // A process must ask the system for the matrix tiles' registers.
@@ -88,18 +77,18 @@ bool products_are_right(const Kernels& kernels, int largest) {
   return true;
 }
 
-bool has_avx2() {
+bool runs_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+bool runs_avx512() {
+  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_avx2_vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
-bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
-bool has_amx() {
-  return amx_granted() && products_are_right(*avx512_amx::target.f32_bf16_dot, 100) &&
+bool runs_avx2_vnni() { return runs_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool runs_avx512_vnni() { return runs_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool runs_avx512_bf16() { return runs_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
+bool runs_avx512_amx() {
+  return runs_avx512_bf16() && amx_granted() && products_are_right(*avx512_amx::target.f32_bf16_dot, 100) &&
          products_are_right(*avx512_amx::target.f32_split, 450) &&
          products_are_right(*avx512_amx::target.f32_int8, 127);
 }
@@ -112,7 +101,7 @@ struct Candidate {
 
 const std::vector<Candidate>& candidates() {
   static const std::vector<Candidate> all = {
-#define FASTRNN_CANDIDATE(name, usable) {&name::target, usable},
+#define FASTRNN_CANDIDATE(name) {&name::target, runs_##name()},
       FASTRNN_TARGETS(FASTRNN_CANDIDATE)
 #undef FASTRNN_CANDIDATE
   };

@@ -6,6 +6,14 @@
 
 #include "cpu/kernels.h"
 
+// All targets, each a file and a namespace of that name, worst first.
+#if defined(__x86_64__)
+#define FASTRNN_TARGETS(X) \
+  X(portable) X(avx2) X(avx2_vnni) X(avx512) X(avx512_vnni) X(avx512_bf16) X(avx512_amx)
+#else
+#define FASTRNN_TARGETS(X) X(portable)
+#endif
+
 namespace fastrnn {
 
 // The best target that this processor runs, or the one that the environment variable FASTRNN_CPU_CAPABILITY

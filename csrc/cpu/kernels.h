@@ -133,6 +133,14 @@ struct Kernels {
   void (*backward[static_cast<int>(CellId::count)])(const CellBackward<Storage, CellOperand, Compute>&);
 };
 
+// The tables that every instruction set has. One that adds only to others takes them from another.
+struct FloatTables {
+  Kernels<float, float, float> f32;
+  Kernels<double, double, double> f64;
+  Kernels<BFloat16, float, float> bf16;
+  Kernels<Half, float, float> f16;
+};
+
 // An instruction set's tables. Null if it has nothing better than float operands.
 struct Target {
   const char* name;

@@ -82,24 +82,17 @@ constexpr Kernels<float, QuantizedByte, float> make_int8_kernels() {
   return k;
 }
 
-constexpr auto f32_int8 = make_int8_kernels();
-
-#define FASTRNN_NAME_OF(name) #name
-#define FASTRNN_NAME(name) FASTRNN_NAME_OF(name)
-extern const Target target;
-
+// All of these are constants: code that runs when the library is loaded would run on processors without the
+// instruction set.
 #ifdef FASTRNN_BASE_TARGET
-const Target target = [] {
-  Target t = FASTRNN_BASE_TARGET::target;
-  t.name = FASTRNN_NAME(FASTRNN_TARGET);
-  t.f32_int8 = &f32_int8;
-  return t;
-}();
+constexpr const FloatTables& floats = FASTRNN_BASE_TARGET::float_tables;
 #else
-constexpr auto f32 = make_kernels<float, float, float>();
-constexpr auto f64 = make_kernels<double, double, double>();
-constexpr auto bf16 = make_kernels<BFloat16, float, float>();
-constexpr auto f16 = make_kernels<Half, float, float>();
+extern const FloatTables float_tables;
+constinit const FloatTables float_tables = {
+    make_kernels<float, float, float>(), make_kernels<double, double, double>(),
+    make_kernels<BFloat16, float, float>(), make_kernels<Half, float, float>()};
+constexpr const FloatTables& floats = float_tables;
+#endif
 #ifdef FASTRNN_HAS_BF16_DOT
 constexpr auto bf16_dot = make_kernels<BFloat16, BFloat16, float>();
 constexpr auto f32_bf16_dot = make_kernels<float, BFloat16, float>();
@@ -107,13 +100,17 @@ constexpr auto f32_bf16_dot = make_kernels<float, BFloat16, float>();
 #ifdef FASTRNN_HAS_AMX
 constexpr auto f32_split = make_kernels<float, SplitFloat, float>();
 #endif
+constexpr auto f32_int8 = make_int8_kernels();
 
-const Target target = {
+#define FASTRNN_NAME_OF(name) #name
+#define FASTRNN_NAME(name) FASTRNN_NAME_OF(name)
+extern const Target target;
+constinit const Target target = {
     FASTRNN_NAME(FASTRNN_TARGET),
-    &f32,
-    &f64,
-    &bf16,
-    &f16,
+    &floats.f32,
+    &floats.f64,
+    &floats.bf16,
+    &floats.f16,
 #ifdef FASTRNN_HAS_BF16_DOT
     &bf16_dot,
     &f32_bf16_dot,
@@ -128,4 +125,3 @@ const Target target = {
 #endif
     &f32_int8,
 };
-#endif

@@ -49,7 +49,7 @@ namespace fastrnn {
 
 #ifdef FASTRNN_BASE_TARGET
 namespace FASTRNN_BASE_TARGET {
-extern const Target target;
+extern const FloatTables float_tables;
 }
 #endif
 
@@ -73,7 +73,11 @@ namespace FASTRNN_TARGET {
 
 #include "cpu/isa/cell.inl.h"
 
+#ifdef FASTRNN_TARGET_CONTENTS  // of a test
+#include FASTRNN_TARGET_CONTENTS
+#else
 #include "cpu/isa/table.inl.h"
+#endif
 
 }  // namespace FASTRNN_TARGET
 }  // namespace fastrnn
