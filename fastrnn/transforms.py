@@ -15,14 +15,17 @@ from torch import Tensor
 from fastrnn import autograd, ops
 from fastrnn.sequence import Sequence
 
-# Where the arguments of the ops are.
+# Where the arguments of the ops are. ops.forward and ops.backward add the precision, which comes last.
 _FORWARD_WEIGHTS = slice(4, 9)
+_FORWARD_PRECISION = 14
 _BACKWARD_WEIGHTS = slice(8, 13)
-_NEEDS = -1
+_NEEDS = 20
+_BACKWARD_PRECISION = 21
 
 
 @torch.library.register_vmap("fastrnn::forward")
 def _vmap_forward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    args, in_dims = args[:_FORWARD_PRECISION], in_dims[:_FORWARD_PRECISION]
     if any(d is not None for d in in_dims[_FORWARD_WEIGHTS]):
         return _each(ops.forward, info.batch_size, in_dims, args)
     batch_sizes = 9
@@ -32,6 +35,7 @@ def _vmap_forward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tup
 
 @torch.library.register_vmap("fastrnn::backward")
 def _vmap_backward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    args, in_dims = args[:_BACKWARD_PRECISION], in_dims[:_BACKWARD_PRECISION]
     wants_weights = args[_NEEDS][1]
     if wants_weights or any(d is not None for d in in_dims[_BACKWARD_WEIGHTS]):
         return _each(ops.backward, info.batch_size, in_dims, args)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 import fastrnn
 
@@ -80,3 +81,24 @@ def test_the_layers_own_setting(rnn: str, name: str) -> None:
         assert torch.equal(layer(x)[0], want)
     finally:
         torch.backends.mkldnn.rnn.fp32_precision = before
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_vmap_under_a_setting_equals_a_loop(name: str, precision: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    weights = dict(layer.named_parameters())
+    x = torch.randn(3, 4, 2, layer.input_size)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(layer, weights, (x,))[0].square().sum()
+
+    torch.set_float32_matmul_precision(precision)
+    by_input = vmap(grad(loss, argnums=1), (None, 0))(weights, x)
+    by_weights = vmap(grad(loss), (None, 0))(weights, x)
+    # Each product may be rounded to bfloat16, and a batch of another size takes other tiles.
+    for i, one in enumerate(x):
+        assert worst([by_input[i]], [grad(loss, argnums=1)(weights, one)]) < 0.02
+        singles = grad(loss)(weights, one)
+        assert worst([by_weights[k][i] for k in singles], list(singles.values())) < 0.02
