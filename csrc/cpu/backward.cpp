@@ -55,6 +55,7 @@ class Backward {
     for (Operand*& buffer : d_) buffer = workspace_.take<Operand>(q_.B * d_stride_);
     carry_h_ = workspace_.take<Compute>(q_.B * P_);
     if (cell_.has_c) carry_c_ = workspace_.take<Compute>(q_.B * H_);
+    if (!q_.plain()) find_parts();
     const int64_t widest = std::max(H_, P_);
     zeros_ = workspace_.take<Storage>(widest);
     std::fill_n(zeros_, widest, Storage{});
@@ -105,15 +106,13 @@ class Backward {
   };
 
   // Where the state before a step is found.
-  enum class Source { sequence, initial, zero };
+  enum class Source : uint8_t { sequence, initial, zero };
   // How a row takes part in a step.
   struct Part {
     bool has_product;  // the row was active at the later step, which did not reset it
     bool active;
     Source previous;
-    bool operator==(const Part& other) const {
-      return has_product == other.has_product && active == other.active && previous == other.previous;
-    }
+    bool operator==(const Part&) const = default;
   };
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
@@ -191,7 +190,17 @@ class Backward {
     return k + 1 < q_.T && q_.active(q_.step(k + 1), b) && !q_.resets(q_.step(k + 1), b);
   }
 
-  Part part(int64_t k, int64_t b) const {
+  // Found once: every tile of a step, and the products over a chunk, ask for the part of each row.
+  void find_parts() {
+    parts_ = workspace_.take<Part>(q_.T * q_.B);
+    for (int64_t k = 0; k < q_.T; ++k) {
+      for (int64_t b = 0; b < q_.B; ++b) parts_[k * q_.B + b] = find_part(k, b);
+    }
+  }
+
+  Part part(int64_t k, int64_t b) const { return parts_ ? parts_[k * q_.B + b] : find_part(k, b); }
+
+  Part find_part(int64_t k, int64_t b) const {
     const int64_t t = q_.step(k);
     Part p;
     p.active = q_.active(t, b);
@@ -456,6 +465,7 @@ class Backward {
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t d_stride_, dh_stride_, chunk_row_ = 0;
   Operand* d_[2];                // [B, d_stride] pre-activation gradients of a step, alternating
+  Part* parts_ = nullptr;        // [T * B] of every step's rows; null if all take part in every step
   Compute* carry_h_;             // [B, P] part of the gradient of h that needs no product
   Compute* carry_c_ = nullptr;   // [B, H] gradient of c
   Operand* dh_ = nullptr;        // [B, dh_stride] whole gradient of h, if a projection follows
