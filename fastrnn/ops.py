@@ -47,36 +47,34 @@ def _cuda_precision() -> int:
 
 
 def precision(x: Tensor) -> int:
-    """The least exact products of float32 that torch's settings allow on x's device."""
+    """The least exact products that torch's settings allow in x's dtype on its device."""
+    if x.dtype is not torch.float32:
+        return _HIGHEST
     return _cuda_precision() if x.is_cuda else _cpu_precision()
 
 
 def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op, without dispatch to autograd (10 us a call), which autograd.Layer does itself."""
-    x = args[1]
-    if x.dtype is torch.float32:
-        args = (*args, precision(x))
+    allowed = precision(args[1])
     if torch.compiler.is_compiling():
-        return forward_op(*args)
+        return forward_op(*args, allowed)
     with _torch.below_autograd():
-        return forward_op(*args)
+        return forward_op(*args, allowed)
 
 
 def backward(*args: Any) -> tuple[Tensor, ...]:
     """The op, as exact as torch's settings ask for now."""
-    x = args[5]
-    return backward_op(*args, precision(x)) if x.dtype is torch.float32 else backward_op(*args)
+    return backward_op(*args, precision(args[5]))
 
 
 def prepack(cell: str, w_ih: Tensor, *args: Any) -> Tensor:
     """The op, for products as exact as torch's settings ask for now."""
-    return prepack_op(cell, w_ih, *args, precision(w_ih) if w_ih.dtype is torch.float32 else _HIGHEST)
+    return prepack_op(cell, w_ih, *args, precision(w_ih))
 
 
 def forward_prepacked(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op; what it was given must have been packed under the same settings."""
-    x = args[1]
-    return forward_prepacked_op(*args, precision(x) if x.dtype is torch.float32 else _HIGHEST)
+    return forward_prepacked_op(*args, precision(args[1]))
 
 
 def _check(

@@ -32,7 +32,7 @@ class Stream:
         panels = [layer.panels for layer in packed]
         biases = [b for layer in packed for b in (layer.b_ih, layer.b_hh) if b is not None]
         self._widths = [getattr(served, "proj_size", 0) or served.hidden_size]  # of h, and of c
-        precision = ops.precision(torch.empty(0)) if served.dtype == torch.float32 else 0
+        precision = ops.precision(torch.empty(0, dtype=served.dtype))
         self._layers = (panels, biases, served.hidden_size, self._widths[0], packed[0].weights, precision)
         if ops.CELLS[served.cell]["has_c"]:
             self._widths.append(served.hidden_size)

@@ -74,8 +74,7 @@ Tensor recompute_slots(const Call& call, const Tensor& h_prev, const Tensor& c_p
   constexpr int64_t rows_at_once = 1536;
   const int64_t width = layer.cell->slots * layer.H;
   Tensor slots = empty({layer.rows, width}, layer.x.dtype(), layer.x.device());
-  const Tensor contiguous = layer.x.contiguous();
-  const Tensor x = as_rows(contiguous);
+  const Tensor x = as_rows(layer.x);
   for (int64_t row = 0; row < layer.rows; row += rows_at_once) {
     const int64_t count = std::min(rows_at_once, layer.rows - row);
     LayerTensors part = layer.with_same_weights();
@@ -95,16 +94,7 @@ Tensor recompute_slots(const Call& call, const Tensor& h_prev, const Tensor& c_p
   return slots;
 }
 
-// out = a [n, m]' b [n, k]; in float32 for float16, which has no fast product.
-void transposed_product(const Tensor& a, const Tensor& b, Tensor out) {
-  if (a.dtype() != Dtype::float16) {
-    mm_out(out, a.transpose(), b);
-  } else {
-    copy_to(out, mm(a.to(Dtype::float32).transpose(), b.to(Dtype::float32)));
-  }
-}
-
-// out = a [n, m] b [m, k]; likewise.
+// out = a [n, m] b [m, k]; in float32 for float16, which has no fast product.
 void product(const Tensor& a, const Tensor& b, Tensor out) {
   if (a.dtype() != Dtype::float16) {
     mm_out(out, a, b);
@@ -130,7 +120,7 @@ void for_slot_runs(const LayerTensors& layer, const int* slots, const Tensor& d,
 void weight_gradient(const LayerTensors& layer, const int* slots, const Tensor& d, const Tensor& inputs,
                      const Tensor& out) {
   for_slot_runs(layer, slots, d, [&](int gate, int count, const Tensor& columns) {
-    transposed_product(columns, inputs, out.narrow(0, gate * layer.H, count * layer.H));
+    product(columns.transpose(), inputs, out.narrow(0, gate * layer.H, count * layer.H));
   });
 }
 
@@ -273,7 +263,7 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
     layer.x = without_padding(layer);
     run(call);
   }
-  if (needs[1] && layer.w_hr.defined()) transposed_product(call.dh, call.output, call.out.dw_hr.borrow());
+  if (needs[1] && layer.w_hr.defined()) product(call.dh.transpose(), call.output, call.out.dw_hr.borrow());
   return as_tuple(std::move(call.out));
 }
 

@@ -138,7 +138,7 @@ class Recurrent(Limits, nn.RNNBase):
         if torch_has_it and _torch.per_sample(call.weights):
             path = routing.PER_SAMPLE
         if path.name == "torch":
-            if lengths is None and reset is None and not states:
+            if torch_has_it:
                 return None, path
             path = routing.REFERENCE
         return call, path
