@@ -12,7 +12,7 @@ from fastrnn import _forks, integrations, interop, onnx
 from fastrnn._build import build_info
 from fastrnn._version import __version__ as __version__
 from fastrnn.convert import Report, accelerate, patched, restore
-from fastrnn.explain import Explanation, explain
+from fastrnn.explain import Explanation, ModelExplanation, explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, RNNCell
 from fastrnn.prepack import prepack
 from fastrnn.stream import Stream, stream
@@ -25,6 +25,7 @@ __all__ = [
     "GRUCell",
     "GRUResetBefore",
     "LSTMCell",
+    "ModelExplanation",
     "RNNCell",
     "Report",
     "Stream",

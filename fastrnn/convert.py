@@ -88,14 +88,14 @@ def accelerate(model: Model) -> tuple[Model, Report]:
         if isinstance(module, Recurrent | RecurrentCell):
             report.already.append(name)
         elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            if reason := _why_not(module):
+            if reason := why_not(module):
                 report.left[name] = reason
             else:
                 original = parametrize.type_before_parametrizations(module)
                 public = f"torch.nn.{original.__name__}" if original in TWINS else _full_name(original)
                 report.replaced[name] = public
                 _become(module, _converted(original))
-        elif reason := _why_unknown(module):
+        elif reason := why_unknown(module):
             report.left[name] = reason
     return model, report
 
@@ -188,7 +188,7 @@ def _then_become(original: type[nn.Module], twin: type[nn.Module]) -> Callable[.
 _NAMES = {original.__name__ for original in TWINS}
 
 
-def _why_not(module: nn.Module) -> str | None:
+def why_not(module: nn.Module) -> str | None:
     """Why a module derived from torch.nn's recurrent ones can't be converted."""
     original = parametrize.type_before_parametrizations(module)
     base = _base(original)
@@ -204,7 +204,7 @@ def _why_not(module: nn.Module) -> str | None:
     return None
 
 
-def _why_unknown(module: nn.Module) -> str | None:
+def why_unknown(module: nn.Module) -> str | None:
     """Why another module of a recurrent layer's name is left; None if there is nothing to say about it."""
     if isinstance(module, torch.jit.ScriptModule):
         if module.original_name not in _NAMES:

@@ -34,9 +34,11 @@ PER_SAMPLE = Path("torch", "the weights collect per-sample gradients, by torch's
 AUTOCAST = Path("torch", "autocast is active, which torch.nn's cells follow")
 MISFIT = Path("torch", "the arguments do not fit this module; torch.nn says how")
 NO_KERNEL = Path("reference", "this cell has no kernels, and torch.nn does not know it")
-REFERENCE = Path(
-    "reference", "lengths, reset and states have no kernel here, and torch.nn does not know them"
-)
+
+
+def by_reference(path: Path) -> Path:
+    """In place of a path to torch.nn that torch.nn can't take, since lengths, reset or states are given."""
+    return Path("reference", f"{path.reason}, and torch.nn has no lengths, reset or states")
 
 
 def choose(x: Tensor, cell: str | None = None) -> Path:

@@ -140,7 +140,7 @@ class Recurrent(Limits, nn.RNNBase):
         if path.name == "torch":
             if torch_has_it:
                 return None, path
-            path = routing.REFERENCE
+            path = routing.by_reference(path)
         return call, path
 
     def _kind(self, call: Call) -> tuple[str, Tensor, bool, bool]:
