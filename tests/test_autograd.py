@@ -336,3 +336,35 @@ def test_saved_tensors_hooks(device: str) -> None:
     with torch.autograd.graph.save_on_cpu():
         y = layer(x)[0]
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), torch.autograd.grad(layer(x)[0].sum(), x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory", ["full", "lean"])
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_any_stride_of_a_dimension_of_size_1(
+    cell: str, memory: str, dtype: torch.dtype, device: str
+) -> None:
+    """One sequence, batch first, is one: transposed, its rows are a whole sequence apart."""
+    for T, B, I in ((6, 1, 3), (70, 1, 3), (1, 3, 3), (1, 1, 3), (6, 1, 1), (6, 2, 1)):
+        layer = support.ours(cell, I, H, memory=memory, dtype=dtype, device=device)
+        memory_of_x = torch.randn(8000, dtype=dtype, device=device)
+        strides = [B * I, I, 1]
+        for i, size in enumerate((T, B, I)):
+            if size == 1:
+                strides[i] = 1000
+        x = memory_of_x.as_strided((T, B, I), strides)
+        gradients = []
+        for form in (x, x.clone(memory_format=torch.contiguous_format).view(-1).view(T, B, I)):
+            y, _ = layer(form.requires_grad_())
+            weights = torch.linspace(-1, 1, y.numel(), dtype=dtype, device=device).view(y.shape)
+            gradients.append(torch.autograd.grad((y * weights).sum(), [form, *layer.parameters()]))
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(("cell", "flag"), support.layer_cases())
+def test_one_sequence_batch_first(cell: str, flag: str, device: str) -> None:
+    flags = {**support.FLAGS[flag], "batch_first": True, "device": device, "dtype": torch.float64}
+    theirs, ours = support.twins(cell, I, H, **flags)
+    x = torch.randn(1, 5, I, device=device, dtype=torch.float64)
+    grads = [torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters())) for m in (theirs, ours)]
+    torch.testing.assert_close(*grads)

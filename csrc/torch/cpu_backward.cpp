@@ -63,8 +63,8 @@ Tensor previous_states(const Sequence& q, const Tensor& states, const Tensor& in
 // x [T, B, I] or [rows, I] as [rows, I].
 Tensor as_rows(const Tensor& x) {
   if (x.dim() == 2) return x.borrow();
-  if (x.stride(0) == x.size(1) * x.stride(1)) return x.flatten_steps();
-  return x.contiguous().flatten_steps();
+  const bool evenly_spaced = x.size(0) == 1 || x.size(1) == 1 || x.stride(0) == x.size(1) * x.stride(1);
+  return evenly_spaced ? x.flatten_steps() : x.contiguous().flatten_steps();
 }
 
 // The slots that forward did not keep, [rows, S * H]. With every state known the steps are independent:

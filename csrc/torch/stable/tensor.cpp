@@ -153,8 +153,9 @@ Tensor Tensor::narrow(int dim, int64_t start, int64_t length) const {
 Tensor Tensor::view(const Sizes& sizes) const { return reinterpret(sizes, contiguous_strides(sizes), 0); }
 
 Tensor Tensor::flatten_steps() const {
-  return reinterpret({facts_.sizes[0] * facts_.sizes[1], facts_.sizes[2]},
-                     {facts_.strides[1], facts_.strides[2]}, 0);
+  // The stride of a dimension of size 1 may be any number.
+  const int64_t row = facts_.sizes[1] == 1 ? facts_.strides[0] : facts_.strides[1];
+  return reinterpret({facts_.sizes[0] * facts_.sizes[1], facts_.sizes[2]}, {row, facts_.strides[2]}, 0);
 }
 
 Tensor Tensor::transpose() const {
