@@ -17,6 +17,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__CUDA_ARCH__) || defined(FASTRNN_EMULATED)
+#include "cuda/ptx/reciprocal.cuh"
+#endif
+
 #ifdef __CUDACC__
 #define FASTRNN_INLINE __host__ __device__ __forceinline__
 #else
@@ -95,12 +99,34 @@ FASTRNN_INLINE V clamp(V x, typename Lanes<V>::Scalar low, typename Lanes<V>::Sc
   return Lanes<V>::at_most(Lanes<V>::at_least(x, V{} + low), V{} + high);
 }
 
-// 1/n!
+// of[n] = 1/n!. A table and no function: nvcc would call a function at run time, in every exp.
 template <class Scalar>
-constexpr Scalar inverse_factorial(int n) {
-  Scalar product = 1;
-  for (int i = 2; i <= n; ++i) product *= i;
-  return 1 / product;
+struct InverseFactorials {
+  Scalar of[ExpConstants<Scalar>::terms] = {};
+
+  constexpr InverseFactorials() {
+    Scalar product = 1;
+    for (int n = 0; n < ExpConstants<Scalar>::terms; ++n) {
+      product *= n > 0 ? n : 1;
+      of[n] = 1 / product;
+    }
+  }
+};
+
+// a / b from r, which is 1 / b within an ulp.
+FASTRNN_INLINE float refined_quotient(float a, float b, float r) {
+  const float q = a * r;
+  return __builtin_fmaf(__builtin_fmaf(-b, q, a), r, q);
+}
+
+// a / b; on a GPU within an ulp for floats, where b is at least 2^-126 and below 2^126. A GPU has no
+// instruction that divides: IEEE's division takes 8 of them and a branch to a subroutine.
+template <class V>
+FASTRNN_INLINE V quotient(V a, V b) {
+#if defined(__CUDA_ARCH__) || defined(FASTRNN_EMULATED)
+  if constexpr (sizeof(V) == sizeof(float)) return refined_quotient(a, b, approximate_reciprocal(b));
+#endif
+  return a / b;
 }
 
 // x = n ln(2) + r with |r| <= ln(2)/2: power = 2^n and tail = exp(r) - 1.
@@ -125,13 +151,13 @@ FASTRNN_INLINE ExpParts<V> exp_parts(V x) {
   // 1/2! + r/3! + ... by Horner's rule in r^2, even and odd terms apart, which halves the chain of
   // additions that wait for each other; the linear term last: exp(r) - 1 exact near 0.
   static_assert(K::terms % 2 == 0);
+  constexpr InverseFactorials<Scalar> inverse_factorial;
   const V square = r * r;
-  V even = V{} + inverse_factorial<Scalar>(K::terms - 2),
-    odd = V{} + inverse_factorial<Scalar>(K::terms - 1);
+  V even = V{} + inverse_factorial.of[K::terms - 2], odd = V{} + inverse_factorial.of[K::terms - 1];
   FASTRNN_UNROLL
   for (int i = K::terms - 4; i >= 2; i -= 2) {
-    even = even * square + inverse_factorial<Scalar>(i);
-    odd = odd * square + inverse_factorial<Scalar>(i + 1);
+    even = even * square + inverse_factorial.of[i];
+    odd = odd * square + inverse_factorial.of[i + 1];
   }
   return {power, (odd * r + even) * square + r};
 }
@@ -143,11 +169,14 @@ FASTRNN_INLINE V exp(V x) {
   return e.power * e.tail + e.power;
 }
 
+// Saturates at 1 long before `highest`, which keeps the divisor in the range of quotient().
 template <class V>
 FASTRNN_INLINE V sigmoid(V x) {
   using Scalar = typename Lanes<V>::Scalar;
-  const V e = exp(x);
-  return e / (e + Scalar(1));
+  using K = ExpConstants<Scalar>;
+  const ExpParts<V> parts = exp_parts(clamp(x, K::lowest, -K::lowest));
+  const V e = parts.power * parts.tail + parts.power;
+  return quotient(e, e + Scalar(1));
 }
 
 // tanh|x| = m / (m + 2) with m = exp(2|x|) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere. (Of a
@@ -161,7 +190,7 @@ FASTRNN_INLINE V tanh(V x) {
   const V y = Lanes<V>::at_most(magnitude, V{} + ExpConstants<Scalar>::tanh_saturates);
   const ExpParts<V> e = exp_parts(y + y);
   const V m = e.power * e.tail + (e.power - Scalar(1));
-  return bits_as<V>(static_cast<Int>(bits_as<Int>(m / (m + Scalar(2))) | sign));
+  return bits_as<V>(static_cast<Int>(bits_as<Int>(quotient(m, m + Scalar(2))) | sign));
 }
 
 template <class V>

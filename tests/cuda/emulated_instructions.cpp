@@ -205,6 +205,29 @@ at::Tensor shuffle_sum() {
   return out;
 }
 
+// ---- exp, sigmoid and tanh as a GPU computes them ----
+
+at::Tensor math(const std::string& name, const at::Tensor& x) {
+  at::Tensor out = at::empty_like(x);
+  const float* from = x.const_data_ptr<float>();
+  float* to = out.data_ptr<float>();
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    to[i] = name == "exp"       ? fastrnn::exp(from[i])
+            : name == "sigmoid" ? fastrnn::sigmoid(from[i])
+                                : fastrnn::tanh(from[i]);
+  }
+  return out;
+}
+
+// The operand of a TF32 product that each number becomes, as bits.
+at::Tensor tf32_operands(const at::Tensor& x) {
+  at::Tensor out = at::empty(x.sizes(), at::kInt);
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    out.data_ptr<int>()[i] = static_cast<int>(operand_bits(x.const_data_ptr<float>()[i]));
+  }
+  return out;
+}
+
 }  // namespace
 }  // namespace fastrnn::cuda
 
@@ -216,4 +239,6 @@ TORCH_LIBRARY_FRAGMENT(fastrnn_emulated, m) {
   m.def("copied(Tensor x, int pending) -> Tensor", fastrnn::cuda::copied);
   m.def("lone() -> ()", fastrnn::cuda::lone);
   m.def("shuffle_sum() -> Tensor", fastrnn::cuda::shuffle_sum);
+  m.def("math(str name, Tensor x) -> Tensor", fastrnn::cuda::math);
+  m.def("tf32_operands(Tensor x) -> Tensor", fastrnn::cuda::tf32_operands);
 }

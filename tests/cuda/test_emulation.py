@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import emulated
+import numpy as np
 import pytest
 import torch
+from emulated import CSRC
 
 SEEDS = range(8)
 
@@ -52,6 +56,37 @@ def test_tensor_core_products(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, a.float() @ b.float().t(), rtol=1e-4, atol=tolerance)
     if dtype == torch.float32:
         assert not torch.allclose(got, a @ b.t(), rtol=1e-6, atol=1e-6)
+
+
+def test_operands_of_tf32_products() -> None:
+    """Ten bits, ties away from zero; a NaN stays one, that of the GPU (all bits set) too."""
+    bits = torch.tensor([0x3F800FFF, 0x3F801000, 0x3F803000, 0x7FFFFFFF, 0x7F800001, 0x7F800000])
+    got = emulated.ops().tf32_operands(bits.int().view(torch.float32))
+    assert got[:3].tolist() == [0x3F800000, 0x3F802000, 0x3F804000]
+    assert got.view(torch.float32)[3:].isnan().tolist() == [True, True, False]
+    assert got[5] == 0x7F800000
+
+
+def exact(name: str, x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.longdouble)
+    if name == "exp":
+        return np.exp(x)
+    return 1 / (1 + np.exp(-x)) if name == "sigmoid" else np.tanh(x)
+
+
+@pytest.mark.parametrize(("place", "name"), list(enumerate(["exp", "sigmoid", "tanh"])))
+def test_errors_of_functions_with_the_reciprocal_of_a_gpu(place: int, name: str) -> None:
+    """As large as math.h states, though the reciprocal is off by an ulp; and 1 where they saturate."""
+    (row,) = re.findall(r"^//\s+float((?:\s+\S+){3})$", (CSRC / "cells/math.h").read_text(), re.MULTILINE)
+    x = np.concatenate([np.linspace(-87, 87, 1 << 18), np.linspace(-1.5, 1.5, 1 << 17)]).astype(np.float32)
+    got = emulated.ops().math(name, torch.from_numpy(x)).numpy()
+    want = exact(name, x)
+    ulp = np.spacing(np.maximum(np.abs(want), np.finfo(np.float32).tiny).astype(np.float32))
+    assert (np.abs(got.astype(np.longdouble) - want) / ulp).max() <= float(row.split()[place])
+    if name != "exp":
+        ends = torch.tensor([87.0, 87.5, 88.0, 88.8, 3e38, torch.inf, torch.nan])
+        assert emulated.ops().math(name, ends).tolist()[:-1] == [1.0] * 6
+        assert emulated.ops().math(name, ends)[-1].isnan()
 
 
 def ring(blocks: int, steps: int) -> list[int]:

@@ -188,6 +188,18 @@ def test_a_reset_at_the_first_active_step_of_a_reversed_slice(driver: str, by) -
     check(by, driver, problem)
 
 
+@DRIVERS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_nan_in_the_state_reaches_every_unit(driver: str, dtype: torch.dtype, by) -> None:
+    """The GPU's own NaN, whose bits are all set, through the rounding of operands and their products."""
+    problem = problems.make("lstm", 3, 9, 3, 19, dtype=dtype)
+    integer = torch.int32 if dtype == torch.float32 else torch.int16
+    problem.tensors[1].view(integer)[4, 7] = torch.iinfo(integer).max
+    y = by(driver, problem)[0]
+    assert y[:, 4].isnan().all()
+    assert not y[:, [b for b in range(9) if b != 4]].isnan().any()
+
+
 # ---- The grid driver's own ----
 
 

@@ -22,7 +22,7 @@ inline void narrow(float x, Half& to) { to.bits = bits_as<uint16_t>(static_cast<
 inline void narrow(float x, BFloat16& to) {
   const uint32_t bits = bits_as<uint32_t>(x);
   const uint32_t nearest_even = bits + 0x7fff + (bits >> 16 & 1);
-  to.bits = x != x ? 0x7fc0 : static_cast<uint16_t>(nearest_even >> 16);
+  to.bits = x != x ? 0x7fff : static_cast<uint16_t>(nearest_even >> 16);
 }
 #else
 __device__ __forceinline__ float widen(Half x) { return __half2float(bits_as<__half>(x)); }

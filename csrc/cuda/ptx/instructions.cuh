@@ -30,7 +30,15 @@ using Mbarrier = uint64_t;
 __device__ __forceinline__ uint16_t operand_bits(BFloat16 x) { return x.bits; }
 __device__ __forceinline__ uint16_t operand_bits(Half x) { return x.bits; }
 __device__ __forceinline__ uint32_t operand_bits(float x) {
-  return (bits_as<uint32_t>(x) + 0x1000) & 0xffffe000;  // to nearest, ties away from zero
+#ifdef FASTRNN_EMULATED
+  // To nearest, ties away from zero. A NaN stays one: the GPU's own, 0x7fffffff, would become -0 by the
+  // sum.
+  return x != x ? 0x7fffffff : (bits_as<uint32_t>(x) + 0x1000) & 0xffffe000;
+#else
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+#endif
 }
 
 #ifdef FASTRNN_EMULATED
