@@ -41,6 +41,7 @@ constexpr int sums_row = slice_rows + 2;  // floats of a unit in the inbox of ba
 template <int Warps>
 struct Elements {
   static constexpr int count = 4 / Warps;
+  static constexpr int sequences = Warps == 1 ? 2 : 1;  // element e is of the one of element e % sequences
   static_assert(Warps == 1 || Warps == 4);
   // Whether blocks of so many threads have registers for what a step and the next one read.
   static constexpr bool read_ahead(int threads) { return count * threads <= 1024; }
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
   if constexpr (Exchange::available) {
     constexpr int G = Cell::gates, W = Exchange::group_warps;
     using Mine = Elements<W>;
-    constexpr int E = Mine::count;
+    constexpr int E = Mine::count, N = Mine::sequences;
     constexpr bool ahead = Mine::read_ahead(Threads);
     const RecurrenceForward<Storage>& a = args.recurrence;
     const DeviceSequence& q = a.sequence;
@@ -254,12 +255,15 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
 
     Biases<Cell> biases[E];
     State<Cell> state[E];
-    ForwardRead<Cell> now[E];
+    RowAt at[N];
+    ForwardRead<Cell> read[E];
+#pragma unroll
+    for (int i = 0; i < N; ++i) at[i] = row_at(q, a.H, span.begin, element[i]);
 #pragma unroll
     for (int e = 0; e < E; ++e) {
       biases[e] = biases_of<Cell>(a, first_unit + Mine::unit(e));
       state[e] = state_before<Cell>(a, element[e], span.begin);
-      if (ahead) now[e] = read_forward<Cell>(a, element[e], span.begin);
+      if (ahead) read[e] = read_forward<Cell>(a, element[e], at[e % N]);
     }
 
     // The first step's operand is filled by its own block.
@@ -278,10 +282,13 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
       const int n = k - span.begin;
       const bool last = k + 1 == span.end;
       if (!last) exchange.expect(n, slice_rows * shape.all_units() * int{sizeof(Storage)});
+      RowAt next_at[N];
       ForwardRead<Cell> next[E];
 #pragma unroll
+      for (int i = 0; i < N; ++i) next_at[i] = last ? RowAt{} : row_at(q, a.H, k + 1, element[i]);
+#pragma unroll
       for (int e = 0; e < E; ++e) {
-        (ahead ? next : now)[e] = read_forward<Cell>(a, element[e], ahead ? k + 1 : k);
+        (ahead ? next : read)[e] = read_forward<Cell>(a, element[e], (ahead ? next_at : at)[e % N]);
       }
       if (n > 0) exchange.wait(n - 1);
 
@@ -308,7 +315,8 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
       float h[E];
 #pragma unroll
       for (int e = 0; e < E; ++e) {
-        written[e] = advance(now[e], biases[e], product[e], state[e]);
+        written[e] =
+            advance(element[e], at[e % N], read[e], next_at[e % N].resets, biases[e], product[e], state[e]);
         h[e] = state[e].h;
       }
       if (!last) {
@@ -317,9 +325,11 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
       }
 #pragma unroll
       for (int e = 0; e < E; ++e) {
-        write_forward(a, element[e], now[e].at, written[e]);
-        if (ahead) now[e] = next[e];
+        write_forward(a, element[e], at[e % N], written[e]);
+        if (ahead) read[e] = next[e];
       }
+#pragma unroll
+      for (int i = 0; i < N; ++i) at[i] = next_at[i];
     }
 #pragma unroll
     for (int e = 0; e < E; ++e) keep_state(a, element[e], state[e]);
@@ -362,7 +372,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
     constexpr int G = Cell::gates, S = Cell::slots, W = Exchange::group_warps;
     constexpr Columns<Cell> columns;
     using Mine = Elements<W>;
-    constexpr int E = Mine::count;
+    constexpr int E = Mine::count, N = Mine::sequences;
     constexpr bool ahead = Mine::read_ahead(Threads);
     const RecurrenceBackward<Storage>& a = args.recurrence;
     const DeviceSequence& q = a.sequence;
@@ -398,11 +408,18 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
         });
 
     State<Cell> carry[E];
-    BackwardRead<Cell> now[E];
+    RowAt at[N], before[N];
+    bool reset_after[N] = {};
+    BackwardRead<Cell> read[E];
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      at[i] = row_at(q, a.H, span.end - 1, element[i]);
+      before[i] = row_at(q, a.H, span.end - 2, element[i]);
+    }
 #pragma unroll
     for (int e = 0; e < E; ++e) {
       carry[e] = carry_of<Cell>(a, element[e]);
-      now[e] = read_backward<Cell>(a, element[e], span.end - 1);
+      read[e] = read_backward<Cell>(a, element[e], at[e % N], before[e % N]);
     }
     for (int i = threadIdx.x; i < 2 * slice_rows * layout.row / 4; i += blockDim.x) {
       reinterpret_cast<Word*>(memory + layout.operand)[i] = 0;
@@ -413,18 +430,24 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
     for (int k = span.end - 1; k >= span.begin; --k) {
       const int n = span.end - 1 - k;
       exchange.expect(n, shape.all_units() * slice_rows * int{sizeof(float)});
+      RowAt next_before[N];
       BackwardRead<Cell> next[E];
-      if (ahead) {
 #pragma unroll
-        for (int e = 0; e < E; ++e) next[e] = read_backward<Cell>(a, element[e], k - 1);
-      }
+      for (int i = 0; i < N; ++i) next_before[i] = row_at(q, a.H, k - 2, element[i]);
+      const auto read_next = [&] {
+#pragma unroll
+        for (int e = 0; e < E; ++e) {
+          next[e] = read_backward<Cell>(a, element[e], before[e % N], next_before[e % N]);
+        }
+      };
+      if (ahead) read_next();
       if (n > 0) exchange.take_sums(n - 1, shape, inbox, local, sums);
 
       unsigned char* const operand = memory + layout.operand + n % 2 * slice_rows * layout.row;
       Storage rounded[E][S];
 #pragma unroll
       for (int e = 0; e < E; ++e) {
-        retreat(now[e], sums[e], carry[e], rounded[e]);
+        retreat(element[e], at[e % N], read[e], sums[e], reset_after[e % N], carry[e], rounded[e]);
         auto* const row = reinterpret_cast<OperandBits<Storage>*>(operand + Mine::row(e) * layout.row);
 #pragma unroll
         for (int g = 0; g < G; ++g) {
@@ -432,28 +455,33 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
         }
       }
       sync_block();
-      const auto write_and_go_on = [&](auto next_of) {
+      const auto write_and_go_on = [&] {
 #pragma unroll
         for (int e = 0; e < E; ++e) {
-          write_backward<Cell>(a, element[e], now[e].at, rounded[e]);
-          now[e] = next_of(e);
+          write_backward<Cell>(a, element[e], at[e % N], rounded[e]);
+          read[e] = next[e];
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          reset_after[i] = at[i].resets;
+          at[i] = before[i];
+          before[i] = next_before[i];
         }
       };
       if (!ahead) {
-        write_and_go_on([&](int e) { return read_backward<Cell>(a, element[e], k - 1); });
+        read_next();
+        write_and_go_on();
       }
 
       float acc[Tiles][4] = {};
       weights.template multiply<Tiles>(0, operand, layout.row, acc);
       exchange.give_sums(n, shape, acc, inbox);
-      if (ahead) {
-        write_and_go_on([&](int e) { return next[e]; });
-      }
+      if (ahead) write_and_go_on();
     }
     exchange.take_sums(span.end - 1 - span.begin, shape, inbox, local, sums);
 #pragma unroll
     for (int e = 0; e < E; ++e) {
-      if (!now[e].resets_after) carry[e].h += sums[e];
+      if (!reset_after[e % N]) carry[e].h += sums[e];
       keep_carry(a, element[e], carry[e]);
     }
     exchange.close();

@@ -321,15 +321,27 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
   Walk now(spans, place.slices, 0);
   Operands<1> operands(x, place, now, layout.all_k, first_k, k_steps, layout.row,
                        memory + layout.pieces + warp * shape.depth * slice_rows * layout.row);
-  const auto read = [&](const Walk& at) {
-    if (!has_element || at.done()) return ForwardRead<Cell>{};
-    return read_forward<Cell>(a, place.element(shape, a, at.slice()), at.n());
+  // What this thread's element has at a position.
+  struct Reading {
+    Element element;
+    RowAt at;
+    bool resets_next;
+    ForwardRead<Cell> numbers;
   };
-  ForwardRead<Cell> reading = read(now);
+  const auto read = [&](const Walk& of) {
+    Reading it{};
+    if (!has_element || of.done()) return it;
+    it.element = place.element(shape, a, of.slice());
+    it.at = row_at(a.sequence, H, of.n(), it.element);
+    it.resets_next = resets_at(a.sequence, of.n() + 1, it.element);
+    it.numbers = read_forward<Cell>(a, it.element, it.at);
+    return it;
+  };
+  Reading reading = read(now);
   for (int half = 0; !now.done(); half ^= 1) {
     Walk next = now;
     next.advance();
-    const ForwardRead<Cell> next_reading = read(next);
+    const Reading next_reading = read(next);
 
     operands.look_ahead();
     float acc[G][4] = {};
@@ -349,12 +361,13 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
         product[g] = sum_of_parts<G>(sums, shape.group_warps, g, place.unit() % group_units, place.row());
       }
       State<Cell>& state = states[now.slice() * shape.elements()];
-      const ForwardWritten<Cell> written = advance(reading, biases, product, state);
+      const ForwardWritten<Cell> written = advance(reading.element, reading.at, reading.numbers,
+                                                   reading.resets_next, biases, product, state);
       if (!now.last()) {
         *own_operand<Storage, 1>(x, place, now.slice(), now.n() + 1) = rounded_operand<Storage>(state.h);
         raise_flag(x, place, now.slice(), now.n() + 1);
       }
-      write_forward(a, place.element(shape, a, now.slice()), reading.at, written);
+      write_forward(a, reading.element, reading.at, written);
     }
     now = next;
     reading = next_reading;
@@ -409,15 +422,27 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
   Walk now(spans, place.slices, 0);
   Operands<G> operands(x, place, Walk(spans, place.slices, 1), layout.all_k, first_k, k_steps, layout.row,
                        memory + layout.pieces + warp * shape.depth * slice_rows * layout.row);
-  const auto read = [&](const Walk& at) {
-    if (!has_element || at.done()) return BackwardRead<Cell>{};
-    return read_backward<Cell>(a, place.element(shape, a, at.slice()), T - 1 - at.n());
+  struct Reading {
+    Element element;
+    RowAt at;
+    bool reset_after;
+    BackwardRead<Cell> numbers;
   };
-  BackwardRead<Cell> reading = read(now);
+  const auto read = [&](const Walk& of) {
+    Reading it{};
+    if (!has_element || of.done()) return it;
+    const int k = T - 1 - of.n();
+    it.element = place.element(shape, a, of.slice());
+    it.at = row_at(a.sequence, H, k, it.element);
+    it.reset_after = resets_at(a.sequence, k + 1, it.element);
+    it.numbers = read_backward<Cell>(a, it.element, it.at, row_at(a.sequence, H, k - 1, it.element));
+    return it;
+  };
+  Reading reading = read(now);
   for (int half = 0; !now.done(); half ^= 1) {
     Walk next = now;
     next.advance();
-    const BackwardRead<Cell> next_reading = read(next);
+    const Reading next_reading = read(next);
 
     float acc[1][4] = {};
     if (!now.first()) {
@@ -438,12 +463,11 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
       const float product =
           sum_of_parts<1>(parts + threadIdx.x / group_elements * shape.group_warps * part_floats,
                           shape.group_warps, 0, place.unit() % group_units, place.row());
-      const Element e = place.element(shape, a, now.slice());
       State<Cell>& carry = carries[now.slice() * shape.elements()];
       Storage rounded[S];
-      retreat(reading, product, carry, rounded);
+      retreat(reading.element, reading.at, reading.numbers, product, reading.reset_after, carry, rounded);
       if (now.last()) {
-        keep_carry(a, e, carry);
+        keep_carry(a, reading.element, carry);
       } else {
         OperandBits<Storage>* const to = own_operand<Storage, G>(x, place, now.slice(), now.n() + 1);
 #pragma unroll
@@ -451,7 +475,7 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
           to[int64_t{g} * shape.all_units()] = operand_bits(rounded[columns.h_slot[g]]);
         }
         raise_flag(x, place, now.slice(), now.n() + 1);
-        write_backward<Cell>(a, e, reading.at, rounded);
+        write_backward<Cell>(a, reading.element, reading.at, rounded);
       }
     }
     now = next;

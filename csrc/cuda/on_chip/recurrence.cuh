@@ -21,25 +21,6 @@ constexpr int bytes_a_k = words_a_k * int{sizeof(Word)};
 
 // ---- Rows and steps ----
 
-// Rows and masks of one sequence at one step.
-struct RowAt {
-  int64_t row;
-  bool exists, active, resets;
-};
-
-__device__ __forceinline__ RowAt row_at(const DeviceSequence& q, int64_t k, int64_t b, int64_t length) {
-  if (k < 0 || k >= q.T) return {0, false, false, false};
-  const int64_t t = q.reverse ? q.T - 1 - k : k;
-  const int64_t first = q.first ? q.first[t] : t * q.B;
-  const int64_t batch = q.first ? q.first[t + 1] - first : q.B;
-  const bool exists = b < batch, active = exists && t < length;
-  return {first + b, exists, active, active && q.reset && q.reset[first + b]};
-}
-
-__device__ __forceinline__ bool resets_at(const DeviceSequence& q, int64_t k, int64_t b, int64_t length) {
-  return q.reset && row_at(q, k, b, length).resets;
-}
-
 // One unit of one sequence.
 struct Element {
   int b = 0, unit = 0;
@@ -49,10 +30,38 @@ struct Element {
   __device__ Element() {}
   __device__ Element(const DeviceSequence& q, int64_t H, int64_t b_, int unit_)
       : b(static_cast<int>(b_)), unit(unit_), owns(unit_ < H && b_ < q.B) {
-    if (owns) length = static_cast<int>(q.lengths && q.lengths[b] < q.T ? q.lengths[b] : q.T);
+    if (b_ < q.B) length = static_cast<int>(q.lengths && q.lengths[b] < q.T ? q.lengths[b] : q.T);
   }
   __device__ int64_t state(int64_t H) const { return b * H + unit; }  // of [B, H]
 };
+
+// Row and masks of one sequence at one step. T, B and H are below 2^31 each, their products are not.
+struct RowAt {
+  int64_t start;  // row * H
+  bool exists, active, resets;
+};
+
+// Of the sequence that an element belongs to.
+__device__ __forceinline__ RowAt row_at(const DeviceSequence& q, int64_t H, int k, const Element& e) {
+  const int T = static_cast<int>(q.T);
+  if (k < 0 || k >= T) return {0, false, false, false};
+  const int t = q.reverse ? T - 1 - k : k;
+  int64_t row;
+  bool exists;
+  if (q.first) {
+    row = q.first[t] + e.b;
+    exists = row < q.first[t + 1];
+  } else {
+    row = int64_t{t} * static_cast<int>(q.B) + e.b;
+    exists = e.b < q.B;
+  }
+  const bool active = exists && t < e.length;
+  return {row * static_cast<int>(H), exists, active, active && q.reset && q.reset[row]};
+}
+
+__device__ __forceinline__ bool resets_at(const DeviceSequence& q, int k, const Element& e) {
+  return q.reset && row_at(q, 0, k, e).resets;
+}
 
 // Steps in the order of computation.
 struct Span {
@@ -106,27 +115,21 @@ struct RecurrenceForward {
   Storage* slots;  // [rows, S * H] or null
 };
 
-// What an element reads of one step, a step ahead.
+// What an element reads of one step.
 template <class Cell>
 struct ForwardRead {
-  RowAt at;
-  bool resets_after;  // the step that is computed next resets
   float input[Cell::gates];
 };
 
+// Of a step of this launch, or one whose row is not active.
 template <class Cell, class Storage>
 __device__ __forceinline__ ForwardRead<Cell> read_forward(const RecurrenceForward<Storage>& a,
-                                                          const Element& e, int64_t k) {
+                                                          const Element& e, const RowAt& at) {
   ForwardRead<Cell> read{};
-  if (!e.owns || k >= a.k1) return read;
-  read.at = row_at(a.sequence, k, e.b, e.length);
-  read.resets_after = resets_at(a.sequence, k + 1, e.b, e.length);
-  if (read.at.active) {
+  if (!e.owns || !at.active) return read;
+  const float* const from = a.input + (at.start - a.first_row * a.H) * Cell::gates + e.unit;
 #pragma unroll
-    for (int g = 0; g < Cell::gates; ++g) {
-      read.input[g] = a.input[((read.at.row - a.first_row) * Cell::gates + g) * a.H + e.unit];
-    }
-  }
+  for (int g = 0; g < Cell::gates; ++g) read.input[g] = from[g * a.H];
   return read;
 }
 
@@ -139,9 +142,9 @@ struct State {
 // A state as it is before step `k`.
 template <class Cell, class Storage>
 __device__ __forceinline__ State<Cell> state_before(const RecurrenceForward<Storage>& a, const Element& e,
-                                                    int64_t k) {
+                                                    int k) {
   State<Cell> state;
-  if (!e.owns || resets_at(a.sequence, k, e.b, e.length)) return state;
+  if (!e.owns || resets_at(a.sequence, k, e)) return state;
   state.h = a.h[e.state(a.H)];
   if (Cell::has_c) state.c = a.c[e.state(a.H)];
   return state;
@@ -180,54 +183,54 @@ struct ForwardWritten {
   float y, c, s[Cell::slots];
 };
 
-// Computes a step, given the recurrent product; the state is then as the next step finds it.
+// Computes a step, given the recurrent product. The state is then as the next step of this launch finds it:
+// zero where that `resets_next`.
 template <class Cell>
-__device__ __forceinline__ ForwardWritten<Cell> advance(const ForwardRead<Cell>& now,
+__device__ __forceinline__ ForwardWritten<Cell> advance(const Element& e, const RowAt& at,
+                                                        const ForwardRead<Cell>& read, bool resets_next,
                                                         const Biases<Cell>& biases,
                                                         const float (&product)[Cell::gates],
                                                         State<Cell>& state) {
   constexpr Columns<Cell> columns;
   ForwardWritten<Cell> written{};
-  if (now.at.active) {
+  if (e.owns && at.active) {
     float h, c = 0;
 #pragma unroll
     for (int j = 0; j < Cell::slots; ++j) written.s[j] = biases.slot[j];
 #pragma unroll
     for (int g = 0; g < Cell::gates; ++g) {
-      written.s[columns.x_slot[g]] += now.input[g];
+      written.s[columns.x_slot[g]] += read.input[g];
       written.s[columns.h_slot[g]] += product[g];
     }
     Cell::forward(written.s, state.h, state.c, h, c);
     written.y = state.h = h;
     written.c = state.c = c;
   }
-  if (now.resets_after) state = {};
+  if (resets_next) state = {};
   return written;
 }
 
 template <class Cell, class Storage>
 __device__ __forceinline__ void write_forward(const RecurrenceForward<Storage>& a, const Element& e,
                                               const RowAt& at, const ForwardWritten<Cell>& written) {
-  if (!at.exists) return;
-  narrow(written.y, a.y[at.row * a.H + e.unit]);
-  if (Cell::has_c && a.c_out) narrow(written.c, a.c_out[at.row * a.H + e.unit]);
+  if (!e.owns || !at.exists) return;
+  narrow(written.y, a.y[at.start + e.unit]);
+  if (Cell::has_c && a.c_out) narrow(written.c, a.c_out[at.start + e.unit]);
   if (Cell::keeps_slots && a.slots) {
+    Storage* const slots = a.slots + at.start * Cell::slots + e.unit;
 #pragma unroll
-    for (int j = 0; j < Cell::slots; ++j) {
-      narrow(written.s[j], a.slots[(at.row * Cell::slots + j) * a.H + e.unit]);
-    }
+    for (int j = 0; j < Cell::slots; ++j) narrow(written.s[j], slots[j * a.H]);
   }
 }
 
 // The zeros of steps at which nothing of the element's slice is active.
 template <class Cell, class Storage>
 __device__ inline void write_zeros(const RecurrenceForward<Storage>& a, const Element& e, Span active) {
-  if (!e.owns) return;
-  for (int64_t k = a.k0; k < a.k1; ++k) {
+  for (int k = static_cast<int>(a.k0); k < a.k1; ++k) {
     if (active.has(k)) {
       k = active.end - 1;
     } else {
-      write_forward<Cell>(a, e, row_at(a.sequence, k, e.b, e.length), ForwardWritten<Cell>{});
+      write_forward<Cell>(a, e, row_at(a.sequence, a.H, k, e), ForwardWritten<Cell>{});
     }
   }
 }
@@ -248,35 +251,30 @@ struct RecurrenceBackward {
 
 template <class Cell>
 struct BackwardRead {
-  RowAt at;
-  bool resets_after;
   float s[Cell::slots], h, h_prev, c, c_prev, dy, dc;
 };
 
+// Of a step and the one before it.
 template <class Cell, class Storage>
 __device__ __forceinline__ BackwardRead<Cell> read_backward(const RecurrenceBackward<Storage>& a,
-                                                            const Element& e, int64_t k) {
-  constexpr int S = Cell::slots;
+                                                            const Element& e, const RowAt& at,
+                                                            const RowAt& before) {
   BackwardRead<Cell> read{};
-  if (!e.owns) return read;
-  read.at = row_at(a.sequence, k, e.b, e.length);
-  read.resets_after = resets_at(a.sequence, k + 1, e.b, e.length);
-  if (!read.at.active) return read;
-  const RowAt before = row_at(a.sequence, k - 1, e.b, e.length);
-  const int64_t at = read.at.row * a.H + e.unit, at_before = before.row * a.H + e.unit;
-  const int64_t state = e.state(a.H);
+  if (!e.owns || !at.active) return read;
+  const int64_t here = at.start + e.unit, previous = before.active ? before.start + e.unit : e.state(a.H);
   if (Cell::keeps_slots) {
+    const Storage* const slots = a.slots + at.start * Cell::slots + e.unit;
 #pragma unroll
-    for (int j = 0; j < S; ++j) read.s[j] = widen(a.slots[(read.at.row * S + j) * a.H + e.unit]);
+    for (int j = 0; j < Cell::slots; ++j) read.s[j] = widen(slots[j * a.H]);
   }
-  read.h = widen(a.y[at]);
-  if (!read.at.resets) read.h_prev = widen(before.active ? a.y[at_before] : a.h0[state]);
+  read.h = widen(a.y[here]);
+  if (!at.resets) read.h_prev = widen((before.active ? a.y : a.h0)[previous]);
   if (Cell::has_c) {
-    read.c = widen(a.c[at]);
-    if (!read.at.resets) read.c_prev = widen(before.active ? a.c[at_before] : a.c0[state]);
-    if (a.dc) read.dc = widen(a.dc[at]);
+    read.c = widen(a.c[here]);
+    if (!at.resets) read.c_prev = widen((before.active ? a.c : a.c0)[previous]);
+    if (a.dc) read.dc = widen(a.dc[here]);
   }
-  if (a.dy) read.dy = widen(a.dy[at]);
+  if (a.dy) read.dy = widen(a.dy[here]);
   return read;
 }
 
@@ -297,19 +295,21 @@ __device__ __forceinline__ void keep_carry(const RecurrenceBackward<Storage>& a,
   if (Cell::has_c) a.carry_c[e.state(a.H)] = carry.c;
 }
 
-// Computes a step, given what the product with the gradients of the step after gives for dh: the
-// gradients of the slots as they are stored. The carry is then what is known for the step before.
+// Computes a step, given what the product with the gradients of the step after gives for dh, unless that
+// step `reset_after`: the gradients of the slots as they are stored. The carry is then what is known for
+// the step before.
 template <class Cell, class Storage>
-__device__ __forceinline__ void retreat(const BackwardRead<Cell>& now, float product, State<Cell>& carry,
+__device__ __forceinline__ void retreat(const Element& e, const RowAt& at, const BackwardRead<Cell>& read,
+                                        float product, bool reset_after, State<Cell>& carry,
                                         Storage (&rounded)[Cell::slots]) {
   float d[Cell::slots] = {};
-  if (!now.resets_after) carry.h += product;
-  if (now.at.active) {
+  if (!reset_after) carry.h += product;
+  if (e.owns && at.active) {
     float dh_prev, dc_prev = 0;
-    Cell::backward(now.s, now.h, now.h_prev, now.c, now.c_prev, carry.h + now.dy, carry.c + now.dc, d,
-                   dh_prev, dc_prev);
-    carry.h = now.at.resets ? 0 : dh_prev;
-    carry.c = now.at.resets ? 0 : dc_prev;
+    Cell::backward(read.s, read.h, read.h_prev, read.c, read.c_prev, carry.h + read.dy, carry.c + read.dc,
+                   d, dh_prev, dc_prev);
+    carry.h = at.resets ? 0 : dh_prev;
+    carry.c = at.resets ? 0 : dc_prev;
   }
 #pragma unroll
   for (int j = 0; j < Cell::slots; ++j) narrow(d[j], rounded[j]);
@@ -319,22 +319,20 @@ template <class Cell, class Storage>
 __device__ __forceinline__ void write_backward(const RecurrenceBackward<Storage>& a, const Element& e,
                                                const RowAt& at, const Storage (&rounded)[Cell::slots]) {
   constexpr Columns<Cell> columns;
-  if (!at.exists) return;
+  if (!e.owns || !at.exists) return;
+  Storage* const d = a.d + at.start * Cell::slots + e.unit;
 #pragma unroll
-  for (int j = 0; j < Cell::slots; ++j) {
-    a.d[(at.row * Cell::slots + columns.of_slot[j]) * a.H + e.unit] = rounded[j];
-  }
+  for (int j = 0; j < Cell::slots; ++j) d[columns.of_slot[j] * a.H] = rounded[j];
 }
 
 template <class Cell, class Storage>
 __device__ inline void write_zeros(const RecurrenceBackward<Storage>& a, const Element& e, Span active) {
-  if (!e.owns) return;
   const Storage zeros[Cell::slots] = {};
-  for (int64_t k = 0; k < a.sequence.T; ++k) {
+  for (int k = 0; k < a.sequence.T; ++k) {
     if (active.has(k)) {
       k = active.end - 1;
     } else {
-      write_backward<Cell>(a, e, row_at(a.sequence, k, e.b, e.length), zeros);
+      write_backward<Cell>(a, e, row_at(a.sequence, a.H, k, e), zeros);
     }
   }
 }
@@ -415,14 +413,17 @@ struct Fragments {
   __device__ __forceinline__ void multiply(int first_tile, const unsigned char* rows, int row_bytes,
                                            float (&acc)[Count][4]) const {
     constexpr int chains = Count > 2 ? 1 : 2;
-    float sums[chains][Count][4] = {};
+    float sums[chains][Count][4] = {};  // from the second chain on; the first is in acc
+    const auto sum_of = [&](int chain, int tile) -> float (&)[4] {
+      return chain == 0 ? acc[tile] : sums[chain][tile];
+    };
 #pragma unroll
     for (int k = 0; k < Resident; ++k) {
       if (k >= k_steps) break;
       const Words2 b = column_fragment(rows, row_bytes, k);
 #pragma unroll
       for (int tile = 0; tile < Count; ++tile) {
-        mma<Storage>(sums[k % chains][tile], kept[k][first_tile + tile], b);
+        mma<Storage>(sum_of(k % chains, tile), kept[k][first_tile + tile], b);
       }
     }
     for (int k0 = Resident; k0 < k_steps; k0 += chains) {
@@ -433,13 +434,13 @@ struct Fragments {
         const Words2 b = column_fragment(rows, row_bytes, k);
 #pragma unroll
         for (int tile = 0; tile < Count; ++tile) {
-          mma<Storage>(sums[chain][tile],
+          mma<Storage>(sum_of(chain, tile),
                        others[((k - Resident) * Tiles + first_tile + tile) * 32 + lane()], b);
         }
       }
     }
 #pragma unroll
-    for (int chain = 0; chain < chains; ++chain) {
+    for (int chain = 1; chain < chains; ++chain) {
 #pragma unroll
       for (int tile = 0; tile < Count; ++tile) {
 #pragma unroll

@@ -46,7 +46,7 @@ __device__ __forceinline__ void put_h(const NewH<Storage>& to, int64_t at, bool 
 }
 
 template <int N, class Cell, class Storage>
-__global__ void __launch_bounds__(block_threads) cell_forward(CellForward<Storage> a) {
+__global__ void __launch_bounds__(block_threads, 1) cell_forward(CellForward<Storage> a) {
   using Number = Compute<Storage>;
   for_each_unit<N>(a.rows, a.H, [&](int64_t b, int64_t u) {
     const int64_t at = b * a.H + u;
@@ -157,7 +157,7 @@ struct CellBackward {
 };
 
 template <int N, class Cell, class Storage>
-__global__ void __launch_bounds__(block_threads) cell_backward(CellBackward<Storage> a) {
+__global__ void __launch_bounds__(block_threads, 1) cell_backward(CellBackward<Storage> a) {
   using Number = Compute<Storage>;
   constexpr Columns<Cell> columns;
   for_each_unit<N>(a.rows, a.H, [&](int64_t b, int64_t u) {
