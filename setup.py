@@ -3,7 +3,8 @@
 Environment:
     FASTRNN_CUDA            auto (default), 0 or 1. auto builds the CUDA kernels where torch has CUDA and
                             a toolkit is found; no GPU need be plugged in.
-    TORCH_CUDA_ARCH_LIST    architectures to build for; default: those of the GPUs here, else 8.0 and 9.0a
+    TORCH_CUDA_ARCH_LIST    architectures to build for; default: those of the GPUs here, else
+                            8.0;9.0+PTX, which newer GPUs run too
     FASTRNN_SANITIZE        1: address and undefined-behavior sanitizers, for tests
     MAX_JOBS                compilers at once
 """

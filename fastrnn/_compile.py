@@ -55,8 +55,7 @@ def _arch_list() -> str:
     if listed := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return listed
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    names = {f"{major}.{minor}{'a' if major == 9 else ''}" for major, minor in found}
-    return ";".join(sorted(names)) or "8.0;9.0a"
+    return ";".join(sorted(f"{major}.{minor}" for major, minor in found)) or "8.0;9.0+PTX"
 
 
 def cuda_extension(csrc: Path, link: list[str]) -> Any:
