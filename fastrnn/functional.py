@@ -106,7 +106,11 @@ def recurrent(
     steps: list[State] = []
     count = len(weights) // directions
     sequences = (sequence,) if directions == 1 else (sequence, sequence.reversed())
-    concurrent = directions == 2 and layer is fused_layer and streams.usable(x)
+    concurrent = False
+    if directions == 2 and layer is fused_layer:
+        sizes = sequence.batch_sizes
+        T, H = len(x if sizes is None else sizes), weights[0][0].shape[0] // ops.CELLS[cell]["gates"]
+        concurrent = streams.usable(x, cell, T, h0.shape[1], H, weights[0][4] is not None)
     for i in range(count):
         calls = []
         for k, of_direction in enumerate(sequences, i * directions):

@@ -25,7 +25,7 @@ backward_op = torch.ops.fastrnn.backward.default
 prepack_op = torch.ops.fastrnn.prepack.default
 forward_prepacked_op = torch.ops.fastrnn.forward_prepacked.default
 stream = torch.ops.fastrnn.stream.default
-cuda_driver = torch.ops.fastrnn.cuda_driver.default
+cuda_driver_op = torch.ops.fastrnn.cuda_driver.default
 
 
 # How exact products of float32 must be; Precision in csrc/torch/cpu_kernels.h.
@@ -65,6 +65,13 @@ def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 def backward(*args: Any) -> tuple[Tensor, ...]:
     """The op, as exact as torch's settings ask for now."""
     return backward_op(*args, precision(args[5]))
+
+
+def cuda_driver(
+    x: Tensor, cell: str, T: int, B: int, H: int, projects: bool, backward: bool
+) -> tuple[str, str]:
+    """The driver that computes a pass of a layer in x's dtype on x's GPU, and why."""
+    return cuda_driver_op(x, cell, T, B, H, projects, backward, precision(x))
 
 
 def prepack(cell: str, w_ih: Tensor, *args: Any) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastrnn import _torch
+from fastrnn import _torch, ops
 
 Result = TypeVar("Result")
 
@@ -23,9 +23,11 @@ Result = TypeVar("Result")
 _side_streams: dict[Any, list[torch.cuda.Stream]] = {}
 
 
-def usable(x: Tensor) -> bool:
-    """Whether calls on x may use several streams: x is on a GPU, nothing is traced and no transform active.
+def usable(x: Tensor, cell: str, T: int, B: int, H: int, projects: bool) -> bool:
+    """Whether calls of a layer on x may use several streams.
 
+    x must be on a GPU, nothing traced, no transform active, and the layer not computed by the grid driver:
+    its launches occupy the whole GPU, and CUDA's documents do not promise that two of them take turns.
     FASTRNN_CUDA_STREAMS=0 in the environment keeps everything on the caller's stream.
     """
     return (
@@ -34,6 +36,7 @@ def usable(x: Tensor) -> bool:
         and _torch.innermost_transform() is None
         and type(x) in (Tensor, nn.Parameter)
         and os.environ.get("FASTRNN_CUDA_STREAMS") != "0"
+        and all(ops.cuda_driver(x, cell, T, B, H, projects, b)[0] != "grid" for b in (False, True))
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import support
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastrnn
 from fastrnn import ops, streams
@@ -73,7 +73,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "view_as", view)
     monkeypatch.setattr(Tensor, "record_stream", lambda t, s: Stream.log.append((s.name, "shares", "")))
     monkeypatch.setattr(streams, "_side_streams", {})
-    monkeypatch.setattr(streams, "usable", lambda x: True)
+    monkeypatch.setattr(streams, "usable", lambda *problem: True)
     monkeypatch.setattr(ops, "forward", run)
 
 
@@ -148,5 +148,27 @@ def results(layer: Any, x: Tensor, hx: Any, form: str) -> list[Tensor]:
 
 def test_streams_are_for_gpus_alone() -> None:
     x = torch.zeros(1)
-    assert not streams.usable(x)
-    assert not streams.usable(x.to("meta"))
+    assert not streams.usable(x, "lstm", T, B, H, False)
+    assert not streams.usable(x.to("meta"), "lstm", T, B, H, False)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("drivers", [("step", "step"), ("grid", "step"), ("step", "grid")])
+def test_launches_that_fill_the_gpu_stay_on_one_stream(
+    drivers: tuple[str, str], packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable, asked = streams.usable, []
+
+    def cuda_driver(x: Tensor, *problem: Any) -> tuple[str, str]:
+        asked.append((x.dtype, *problem))
+        return drivers[problem[-1]], ""
+
+    prepare(monkeypatch)
+    monkeypatch.setattr(streams, "usable", usable)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(ops, "cuda_driver", cuda_driver)
+    layer, x = fastrnn.LSTM(I, H, bidirectional=True), torch.randn(T, B, I)
+    with torch.no_grad():
+        layer(nn.utils.rnn.pack_padded_sequence(x, [T, 5, 2]) if packed else x)
+    assert set(asked) <= {(torch.float32, "lstm", T, B, H, False, b) for b in (False, True)}
+    assert {entry[0] for entry in Stream.log} == ({"main"} if "grid" in drivers else {"main", "side 1"})

@@ -111,6 +111,25 @@ def test_explain_names_another_driver_of_backward(explained: Callable[..., Any])
     ]
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_what_is_asked_of_drivers_allows_tf32_as_the_call_does(
+    tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The on-chip drivers serve float32 only if TF32 is allowed."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    asked: list[int] = []
+
+    def cuda_driver_op(*problem: Any) -> tuple[str, str]:
+        asked.append(problem[-1])
+        return "step", ""
+
+    monkeypatch.setattr(ops, "cuda_driver_op", cuda_driver_op)
+    for dtype in (torch.float32, torch.bfloat16):
+        ops.cuda_driver(torch.empty(0, dtype=dtype), "lstm", 5, 3, 16, False, False)
+    assert asked == [int(tf32), 0]
+
+
 # The table that results of a benchmark make.
 
 
