@@ -18,39 +18,41 @@ constexpr int64_t int8_padded(int64_t k) { return (k + int8_k_step - 1) / int8_k
 using Int32s = Vec<int32_t>;
 
 // How 4 bytes of a row are multiplied with 4 of each column and added to a vector of sums.
-#ifdef FASTRNN_HAS_VNNI
+#ifdef FASTRNN_HAS_INT8_DOT
 struct Int8Dot {
-  using Word = Int32s;
-  static FASTRNN_INLINE Word broadcast(const QuantizedByte* a) {
+  static constexpr int pair = bytes_in_word;
+  using Weight = Int32s;
+  static FASTRNN_INLINE Weight broadcast(const QuantizedByte* a) {
     int32_t word;
     memcpy(&word, a, sizeof(word));
     return splat(word);
   }
-  static FASTRNN_INLINE Word weight(const int8_t* panel) {
-    Word w;
+  static FASTRNN_INLINE Weight weight(const int8_t* panel) {
+    Weight w;
     memcpy(&w, panel, sizeof(w));
     return w;
   }
-  static FASTRNN_INLINE void add(Int32s& sum, Word x, Word w) { add_byte_products(sum, x, w); }
+  static FASTRNN_INLINE void add(Int32s& sum, Weight x, Weight w) { add_byte_products(sum, x, w); }
 };
 #else
 // As numbers of 16 bits: AVX2's instruction for bytes would saturate.
 struct Int8Dot {
-  struct Word {
+  static constexpr int pair = bytes_in_word;
+  struct Weight {
     Int16s even, odd;
   };
-  static FASTRNN_INLINE Word broadcast(const QuantizedByte* a) {
+  static FASTRNN_INLINE Weight broadcast(const QuantizedByte* a) {
     uint32_t word;
     memcpy(&word, a, sizeof(word));
     const auto bytes = bits_as<Vec<uint16_t> >(splat(word));
     return {bits_as<Int16s>(bytes & 0xff), bits_as<Int16s>(bytes >> 8)};
   }
-  static FASTRNN_INLINE Word weight(const int8_t* panel) {
+  static FASTRNN_INLINE Weight weight(const int8_t* panel) {
     Int16s bytes;
     memcpy(&bytes, panel, sizeof(bytes));
     return {(bytes << 8) >> 8, bytes >> 8};
   }
-  static FASTRNN_INLINE void add(Int32s& sum, Word x, Word w) {
+  static FASTRNN_INLINE void add(Int32s& sum, Weight x, Weight w) {
     add_pairs(sum, x.even, w.even);
     add_pairs(sum, x.odd, w.odd);
   }
@@ -62,45 +64,22 @@ FASTRNN_INLINE Vec<float> dequantize(Int32s sum, float row_scale, Vec<float> col
   return __builtin_convertvector(sum, Vec<float>) * (row_scale * column_scale);
 }
 
-// kernels.h: Multiply, without accumulation; with chains as in matmul.inl.h.
+// kernels.h: Multiply, without accumulation.
 template <int rows, int vectors>
 void multiply_int8(int64_t k, const QuantizedByte* const* a, const int8_t* panel, int64_t /*panel_row*/,
                    float* acc, bool /*accumulate*/) {
   constexpr int lanes = lanes_of<float>;
-  constexpr int chains = rows * vectors >= 8 ? 1 : rows * vectors >= 6 ? 2 : 4;
   const int8_t* const starts = panel + k * vectors * lanes;
-  Int32s sum[chains][rows][vectors];
+  Int32s sum[chains_of<rows, vectors>][rows][vectors] = {};
   const QuantizedByte* row[rows];
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
     row[m] = a[m];
 #pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) {
-      memcpy(&sum[0][m][n], starts + n * sizeof(Int32s), sizeof(Int32s));
-#pragma GCC unroll 4
-      for (int chain = 1; chain < chains; ++chain) sum[chain][m][n] = Int32s{};
-    }
+    for (int n = 0; n < vectors; ++n) memcpy(&sum[0][m][n], starts + n * sizeof(Int32s), sizeof(Int32s));
   }
-  auto step = [&](int chain, int64_t at, const int8_t* p) __attribute__((always_inline)) {
-    typename Int8Dot::Word w[vectors];
-#pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) w[n] = Int8Dot::weight(p + n * sizeof(Int32s));
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; ++m) {
-      const typename Int8Dot::Word x = Int8Dot::broadcast(row[m] + at);
-#pragma GCC unroll 4
-      for (int n = 0; n < vectors; ++n) Int8Dot::add(sum[chain][m][n], x, w[n]);
-    }
-  };
   constexpr int64_t width = vectors * sizeof(Int32s);
-  int64_t i = 0;
-  for (; i + chains * bytes_in_word <= k; i += chains * bytes_in_word) {
-#pragma GCC unroll 4
-    for (int chain = 0; chain < chains; ++chain, panel += width)
-      step(chain, i + chain * bytes_in_word, panel);
-  }
-  for (; i < k; i += bytes_in_word, panel += width) step(0, i, panel);
-
+  add_products<Int8Dot>(sum, k, row, panel, width);
   const float* scales = reinterpret_cast<const float*>(starts) + vectors * lanes;
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
@@ -108,11 +87,8 @@ void multiply_int8(int64_t k, const QuantizedByte* const* a, const int8_t* panel
     memcpy(&scale, row[m] + k, sizeof(scale));
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) {
-      Int32s total = sum[0][m][n];
-#pragma GCC unroll 4
-      for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
-      store(acc + (m * vectors + n) * lanes, dequantize(total, scale, load(scales + n * lanes, lanes)),
-            lanes);
+      store(acc + (m * vectors + n) * lanes,
+            dequantize(total_of(sum, m, n), scale, load(scales + n * lanes, lanes)), lanes);
     }
   }
 }

@@ -86,7 +86,7 @@ FASTRNN_INLINE void store_low_bytes(void* to, Vec<int32_t> v) {
 #endif
 }
 
-#if defined(FASTRNN_HAS_VNNI)
+#if defined(FASTRNN_HAS_INT8_DOT)
 // Adds the products of 4 unsigned bytes of x with 4 signed ones of w to each sum. In assembly, since GCC 12
 // copies the sum before and after the intrinsic, which takes as long as the product.
 FASTRNN_INLINE void add_byte_products(Vec<int32_t>& sum, Vec<int32_t> x, Vec<int32_t> w) {

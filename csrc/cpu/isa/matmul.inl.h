@@ -44,30 +44,27 @@ struct Dot<SplitFloat, float> {
 };
 #endif
 
-// kernels.h: Multiply. A tile of few sums has several sets of them, `chains`, added up at the end: with one
-// set, each addition would wait for the one before.
-template <int rows, int vectors, class Operand, class Compute>
-void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
-              bool accumulate) {
-  using D = Dot<Operand, Compute>;
-  constexpr int lanes = lanes_of<Compute>;
-  // Narrow tiles form gradients of weights as well. If loss weights alternate over the batch, each of
-  // several chains would add terms of one sign, and their rounding errors would remain when the chains
-  // cancel.
-  constexpr bool in_order = rows * vectors >= 8 || (rows > 1 && vectors <= 2);
-  constexpr int chains = in_order ? 1 : rows * vectors >= 6 ? 2 : 4;
-  Vec<Compute> sum[chains][rows][vectors] = {};
-  const Operand* row[rows];
-#pragma GCC unroll 8
-  for (int m = 0; m < rows; ++m) row[m] = a[m];
+// The number of sets of sums, `chains`, of a tile: one of few sums has several, added up at the end, since
+// with one set each addition would wait for the one before.
+template <int rows, int vectors, bool in_order = false>
+constexpr int chains_of = in_order || rows * vectors >= 8 ? 1
+                          : rows * vectors >= 6           ? 2
+                                                          : 4;
 
-  auto step = [&](int chain, int64_t at, const Operand* p) __attribute__((always_inline)) {
-    typename D::Weight w[vectors];
+// Adds to a tile's sums the products of `rows` rows, from their first k numbers, with a panel. Step i of k
+// is added to chain i % chains. D: how they are multiplied.
+template <class D, int chains, int rows, int vectors, class Sum, class Operand, class Panel>
+FASTRNN_INLINE void add_products(Sum (&sum)[chains][rows][vectors], int64_t k,
+                                 const Operand* const (&row)[rows], const Panel* panel, int64_t panel_row) {
+  constexpr int lanes = lanes_of<float> * sizeof(float) / sizeof(sum[0][0][0][0]);
+  using Weight = typename D::Weight;
+  const auto step = [&](int chain, int64_t at, const Panel* p) __attribute__((always_inline)) {
+    Weight w[vectors];
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) w[n] = D::weight(p + n * lanes * D::pair);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
-      const typename D::Weight x = D::broadcast(row[m] + at);
+      const Weight x = D::broadcast(row[m] + at);
 #pragma GCC unroll 4
       for (int n = 0; n < vectors; ++n) D::add(sum[chain][m][n], x, w[n]);
     }
@@ -81,14 +78,36 @@ void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t 
     }
   }
   for (; i < k; i += D::pair, panel += panel_row) step(0, i, panel);
+}
 
+// The sum over a tile's chains.
+template <int chains, int rows, int vectors, class Sum>
+FASTRNN_INLINE Sum total_of(const Sum (&sum)[chains][rows][vectors], int m, int n) {
+  Sum total = sum[0][m][n];
+#pragma GCC unroll 4
+  for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
+  return total;
+}
+
+// kernels.h: Multiply.
+template <int rows, int vectors, class Operand, class Compute>
+void multiply(int64_t k, const Operand* const* a, const Operand* panel, int64_t panel_row, Compute* acc,
+              bool accumulate) {
+  constexpr int lanes = lanes_of<Compute>;
+  // Narrow tiles form gradients of weights as well. If loss weights alternate over the batch, each of
+  // several chains would add terms of one sign, and their rounding errors would remain when the chains
+  // cancel.
+  constexpr bool in_order = rows > 1 && vectors <= 2;
+  Vec<Compute> sum[chains_of<rows, vectors, in_order>][rows][vectors] = {};
+  const Operand* row[rows];
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) row[m] = a[m];
+  add_products<Dot<Operand, Compute> >(sum, k, row, panel, panel_row);
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) {
-      Vec<Compute> total = sum[0][m][n];
-#pragma GCC unroll 4
-      for (int chain = 1; chain < chains; ++chain) total += sum[chain][m][n];
+      Vec<Compute> total = total_of(sum, m, n);
       Compute* to = acc + (m * vectors + n) * lanes;
       if (accumulate) total += load(to, lanes);
       store(to, total, lanes);

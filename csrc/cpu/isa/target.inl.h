@@ -13,7 +13,7 @@
 //
 //   FASTRNN_HAS_AVX512       vectors of 64 bytes, with masks
 //   FASTRNN_HAS_AVX2, _F16C  vectors of 32 bytes, float16 conversion
-//   FASTRNN_HAS_VNNI         one instruction multiplies fours of bytes and adds to int32
+//   FASTRNN_HAS_INT8_DOT     one instruction multiplies fours of bytes and adds to int32
 //   FASTRNN_HAS_BF16_DOT     one instruction multiplies pairs of bfloat16 and adds to float
 //   FASTRNN_HAS_AMX          matrix tiles of both
 //

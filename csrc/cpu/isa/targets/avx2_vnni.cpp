@@ -9,7 +9,7 @@
 #define FASTRNN_TILE_ROWS_4 2
 #define FASTRNN_HAS_AVX2
 #define FASTRNN_HAS_F16C
-#define FASTRNN_HAS_VNNI
+#define FASTRNN_HAS_INT8_DOT
 
 #include "cpu/isa/target.inl.h"
 

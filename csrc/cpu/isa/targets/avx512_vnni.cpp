@@ -8,7 +8,7 @@
 #define FASTRNN_TILE_ROWS_3 8
 #define FASTRNN_TILE_ROWS_4 6
 #define FASTRNN_HAS_AVX512
-#define FASTRNN_HAS_VNNI
+#define FASTRNN_HAS_INT8_DOT
 
 #include "cpu/isa/target.inl.h"
 
