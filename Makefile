@@ -8,6 +8,7 @@
 #   make docs        build the documentation into out/site; a broken link is an error
 #   make lint        check style and types; make format fixes the style
 #   make sanitize    test the kernels with the address and undefined-behavior sanitizers
+#   make arm         test the ARM kernels under an emulator, cross-compiled
 #   make wheel       build dist/fastrnn-*.whl, for torch 2.10 or later and Python 3.11 or later
 #   make gpu-check   on a machine with an NVIDIA GPU: build, test and measure, without network
 #   make venv        only the set-up that the others do first (a few minutes)
@@ -29,7 +30,7 @@ find_header = import os, sysconfig; open(os.path.join(sysconfig.get_path('includ
 extra = import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
   print(*project['optional-dependencies']['$(1)'])
 
-.PHONY: help venv demo test integration examples bench docs lint format sanitize wheel gpu-check clean
+.PHONY: help venv demo test integration examples bench docs lint format sanitize arm wheel gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -74,6 +75,9 @@ wheel: venv $(VENV)/for-wheels
 	FASTRNN_CUDA=0 $(PY) setup.py -q build --build-base build/wheel bdist_wheel -d build/wheel/dist
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH auditwheel repair --strip --exclude 'libtorch*' --exclude 'libc10*' \
 	  --plat manylinux_2_28_$$(uname -m) -w dist build/wheel/dist/*.whl
+
+arm: venv
+	PYTHON=$(PY) bash .ci/arm $(ARGS)
 
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(ARGS)

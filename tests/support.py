@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fastrnn
 
 # prepack() refuses bfloat16 weights without them.
-HAS_BFLOAT16_PRODUCTS = fastrnn.build_info()["cpu_target"] in ("avx512_bf16", "avx512_amx")
+HAS_BFLOAT16_PRODUCTS = fastrnn.build_info()["cpu_target"] in ("avx512_bf16", "avx512_amx", "neon_bf16")
 
 # A layer and what its constructor is given beside sizes; likewise for cells.
 LAYERS = {

@@ -249,7 +249,7 @@ def test_bad_arguments() -> None:
 
 def test_another_precision_than_at_packing_is_noticed() -> None:
     served = fastrnn.prepack(fastrnn.LSTM(4, 8).eval())
-    if fastrnn.build_info()["cpu_target"] not in ("avx512_bf16", "avx512_amx"):
+    if fastrnn.build_info()["cpu_target"] not in ("avx512_bf16", "avx512_amx", "neon_bf16"):
         pytest.skip("this CPU target has no bfloat16 products, so that precision makes no difference")
     torch.set_float32_matmul_precision("medium")
     try:

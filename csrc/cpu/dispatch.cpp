@@ -3,6 +3,10 @@
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__) && defined(__aarch64__)
+#include <sys/sysctl.h>
 #endif
 
 #include <cstdlib>
@@ -91,6 +95,25 @@ bool runs_avx512_amx() {
   return runs_avx512_bf16() && amx_granted() && products_are_right(*avx512_amx::target.f32_bf16_dot, 100) &&
          products_are_right(*avx512_amx::target.f32_split, 450) &&
          products_are_right(*avx512_amx::target.f32_int8, 127);
+}
+#endif
+
+#if defined(__aarch64__)
+bool runs_neon() { return true; }
+bool runs_neon_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long bf16 = 1ul << 14, int8 = 1ul << 13;  // HWCAP2_BF16, HWCAP2_I8MM
+  return (getauxval(AT_HWCAP2) & (bf16 | int8)) == (bf16 | int8);
+#elif defined(__APPLE__)
+  for (const char* name : {"hw.optional.arm.FEAT_BF16", "hw.optional.arm.FEAT_I8MM"}) {
+    int found = 0;
+    size_t size = sizeof(found);
+    if (sysctlbyname(name, &found, &size, nullptr, 0) != 0 || found == 0) return false;
+  }
+  return true;
+#else
+  return false;
+#endif
 }
 #endif
 

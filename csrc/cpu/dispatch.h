@@ -10,6 +10,8 @@
 #if defined(__x86_64__)
 #define FASTRNN_TARGETS(X) \
   X(portable) X(avx2) X(avx2_vnni) X(avx512) X(avx512_vnni) X(avx512_bf16) X(avx512_amx)
+#elif defined(__aarch64__)
+#define FASTRNN_TARGETS(X) X(portable) X(neon) X(neon_bf16)
 #else
 #define FASTRNN_TARGETS(X) X(portable)
 #endif

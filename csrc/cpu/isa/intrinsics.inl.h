@@ -16,6 +16,9 @@ FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) {
 FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) {
   return bits_as<Bits16>(_mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 }
+#elif defined(FASTRNN_HAS_NEON)
+FASTRNN_INLINE Vec<float> widen(Bits16 bits, Half) { return vcvt_f32_f16(bits_as<float16x4_t>(bits)); }
+FASTRNN_INLINE Bits16 narrow(Vec<float> v, Half) { return bits_as<Bits16>(vcvt_f16_f32(v)); }
 #else
 // Shifts the fields into a float's places. A multiplication by 2^112 (or its inverse) corrects the
 // exponent's bias, for subnormal numbers too.
@@ -70,10 +73,15 @@ FASTRNN_INLINE void store_some(Number* to, V v, int64_t count) {
 #if defined(FASTRNN_HAS_BF16_DOT)
 // Pairs of bfloat16, as many as a Vec<float> has numbers; add_pairs adds x[2i] w[2i] + x[2i+1] w[2i+1] to
 // sum[i].
+#if defined(FASTRNN_HAS_AVX512)
 using Pairs = __m512bh;
 FASTRNN_INLINE void add_pairs(Vec<float>& sum, Pairs x, Pairs w) {
   sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, x, w);
 }
+#else
+using Pairs = bfloat16x8_t;
+FASTRNN_INLINE void add_pairs(Vec<float>& sum, Pairs x, Pairs w) { sum = vbfdotq_f32(sum, x, w); }
+#endif
 #endif
 
 // The low byte of each number.
@@ -90,7 +98,9 @@ FASTRNN_INLINE void store_low_bytes(void* to, Vec<int32_t> v) {
 // Adds the products of 4 unsigned bytes of x with 4 signed ones of w to each sum. In assembly, since GCC 12
 // copies the sum before and after the intrinsic, which takes as long as the product.
 FASTRNN_INLINE void add_byte_products(Vec<int32_t>& sum, Vec<int32_t> x, Vec<int32_t> w) {
-#if defined(FASTRNN_HAS_AVX512)
+#if defined(FASTRNN_HAS_NEON)
+  sum = vusdotq_s32(sum, bits_as<uint8x16_t>(x), bits_as<int8x16_t>(w));
+#elif defined(FASTRNN_HAS_AVX512)
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
 #else
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
@@ -105,9 +115,36 @@ FASTRNN_INLINE void add_pairs(Vec<int32_t>& sum, Int16s x, Int16s w) {
   sum += bits_as<Vec<int32_t>>(_mm512_maskz_madd_epi16(mask, bits_as<__m512i>(x), bits_as<__m512i>(w)));
 #elif defined(FASTRNN_HAS_AVX2)
   sum += bits_as<Vec<int32_t>>(_mm256_madd_epi16(bits_as<__m256i>(x), bits_as<__m256i>(w)));
+#elif defined(FASTRNN_HAS_NEON)
+  sum = vpadalq_s16(sum, x * w);  // 255 * 127 fits in 16 bits
 #else
   const auto products = bits_as<Vec<int32_t>>(x * w);  // 255 * 127 fits in 16 bits
   sum += ((products << 16) >> 16) + (products >> 16);
 #endif
 }
+#endif
+
+#if defined(FASTRNN_HAS_NEON)
+// Adds the products of w with one lane of x to the sums: of numbers, of pairs of bfloat16, of fours of
+// bytes.
+template <int lane>
+FASTRNN_INLINE void add_by_lane(Vec<float>& sum, Vec<float> x, Vec<float> w) {
+  sum = vfmaq_laneq_f32(sum, w, x, lane);
+}
+template <int lane>
+FASTRNN_INLINE void add_by_lane(Vec<double>& sum, Vec<double> x, Vec<double> w) {
+  sum = vfmaq_laneq_f64(sum, w, x, lane);
+}
+#if defined(FASTRNN_HAS_BF16_DOT)
+template <int lane>
+FASTRNN_INLINE void add_by_lane(Vec<float>& sum, Pairs x, Pairs w) {
+  sum = vbfdotq_laneq_f32(sum, w, x, lane);
+}
+#endif
+#if defined(FASTRNN_HAS_INT8_DOT)
+template <int lane>
+FASTRNN_INLINE void add_by_lane(Vec<int32_t>& sum, Vec<int32_t> x, Vec<int32_t> w) {
+  sum = vsudotq_laneq_s32(sum, bits_as<int8x16_t>(w), bits_as<uint8x16_t>(x), lane);
+}
+#endif
 #endif

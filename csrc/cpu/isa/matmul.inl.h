@@ -70,6 +70,31 @@ FASTRNN_INLINE void add_products(Sum (&sum)[chains][rows][vectors], int64_t k,
     }
   };
   int64_t i = 0;
+#ifdef FASTRNN_HAS_NEON
+  // A vector of each row at a time, whose lanes instructions take as they take a broadcast number.
+  if constexpr (requires(Weight w) { add_by_lane<0>(sum[0][0][0], w, w); }) {
+    for (; i + lanes * D::pair <= k; i += lanes * D::pair) {
+      Weight x[rows];
+#pragma GCC unroll 8
+      for (int m = 0; m < rows; ++m) memcpy(&x[m], row[m] + i, sizeof(x[m]));
+      for_constants(std::make_integer_sequence<int, lanes>{},
+                    [&](auto lane) __attribute__((always_inline)) {
+                      Weight w[vectors];
+#pragma GCC unroll 4
+                      for (int n = 0; n < vectors; ++n) w[n] = D::weight(panel + n * lanes * D::pair);
+#pragma GCC unroll 8
+                      for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 4
+                        for (int n = 0; n < vectors; ++n)
+                          add_by_lane<lane>(sum[lane % chains][m][n], x[m], w[n]);
+                      }
+                      panel += panel_row;
+                      // Keeps GCC from loading weights ahead, into registers that the sums need.
+                      asm volatile("" ::: "memory");
+                    });
+    }
+  }
+#endif
   for (; i + chains * D::pair <= k; i += chains * D::pair) {
 #pragma GCC unroll 4
     for (int chain = 0; chain < chains; ++chain) {

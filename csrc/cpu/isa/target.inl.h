@@ -13,6 +13,7 @@
 //
 //   FASTRNN_HAS_AVX512       vectors of 64 bytes, with masks
 //   FASTRNN_HAS_AVX2, _F16C  vectors of 32 bytes, float16 conversion
+//   FASTRNN_HAS_NEON         vectors of 16 bytes, products with one lane of a vector, float16 conversion
 //   FASTRNN_HAS_INT8_DOT     one instruction multiplies fours of bytes and adds to int32
 //   FASTRNN_HAS_BF16_DOT     one instruction multiplies pairs of bfloat16 and adds to float
 //   FASTRNN_HAS_AMX          matrix tiles of both
@@ -29,6 +30,8 @@
 #include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define FASTRNN_PRAGMA_OF(text) _Pragma(#text)
