@@ -11,9 +11,10 @@ Example:
 from fastrnn import _forks, integrations, interop, onnx
 from fastrnn._build import build_info
 from fastrnn._version import __version__ as __version__
+from fastrnn.cells import cell
 from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, ModelExplanation, explain
-from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, RNNCell
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, Recurrence, RNNCell
 from fastrnn.prepack import prepack
 from fastrnn.stream import Stream, stream
 
@@ -27,10 +28,12 @@ __all__ = [
     "LSTMCell",
     "ModelExplanation",
     "RNNCell",
+    "Recurrence",
     "Report",
     "Stream",
     "accelerate",
     "build_info",
+    "cell",
     "explain",
     "interop",
     "patched",

@@ -21,6 +21,9 @@ OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 14)
 LIBRARY = Path(__file__).with_name("_C.so")
 CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")
 
+# As csrc/torch/ops.cpp tells them.
+_FACTS = "gates slots has_c keeps_slots projects own_states unit_weights step_inputs"
+
 
 def sources() -> Path:
     """csrc, which an installed package carries and a checkout has beside it."""
@@ -28,10 +31,14 @@ def sources() -> Path:
     return package / "csrc" if (package / "csrc").exists() else package.parent / "csrc"
 
 
+def cache_folder() -> Path:
+    """This package's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastrnn"
+
+
 def compiled_folder() -> Path:
     """Where ``python -m fastrnn compile`` puts CUDA libraries."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "fastrnn" / "cuda"
+    return cache_folder() / "cuda"
 
 
 def compiled_library() -> Path:
@@ -89,10 +96,14 @@ def _load(library: Path) -> None:
 
 
 def cells() -> dict[str, dict[str, int]]:
-    """Facts of each cell in the registry in csrc/cells: gates, slots, has_c, keeps_slots, projects."""
-    names = ("gates", "slots", "has_c", "keeps_slots", "projects")
-    lines = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]
-    return {name: dict(zip(names, map(int, facts), strict=True)) for name, *facts in lines}
+    """Facts of each cell in the registry in csrc/cells: gates, slots, has_c, keeps_slots, projects, .."""
+    return dict(cell_facts(line) for line in torch.ops.fastrnn.cells().splitlines())
+
+
+def cell_facts(line: str) -> tuple[str, dict[str, int]]:
+    """A cell's name and facts, from the line that the library has for it."""
+    name, *facts = line.split()
+    return name, dict(zip(_FACTS.split(), map(int, facts), strict=True))
 
 
 def facts(op: Any) -> dict[str, list[str]]:

@@ -20,8 +20,9 @@ from torch import Tensor
 from fastrnn import _torch, ops, reference, routing
 from fastrnn.sequence import Sequence
 
-# Positions among a layer's tensors x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr.
-X, W_IH, W_HH, B_IH, B_HH = 0, 3, 4, 5, 6
+# Positions among a layer's tensors x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr and, if its cell was declared,
+# unit_weights and step_inputs.
+X, W_IH, W_HH, B_IH, B_HH, STEP_INPUTS = 0, 3, 4, 5, 6, 9
 NAMES = ("the input", "h0", "c0", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 _EMPTY = torch.empty(0)
@@ -41,12 +42,12 @@ class Layer(torch.autograd.Function):
         keep: int,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        y, h_n, c_n, c, slots = ops.forward(cell, *tensors, *sequence, keep)
+        y, h_n, c_n, c, slots = ops.forward_layer(cell, tensors, sequence, keep)
         saved, kept_y = list(tensors), y
         ctx.unread, ctx.output = [], None
         if not _torch_refuses_changes(cell, tensors, sequence):
             one_step = _is_one_step(tensors[X], sequence)
-            if keep == ops.KEEP_SLOTS or not ops.CELLS[cell]["keeps_slots"]:
+            if keep == ops.KEEP_SLOTS or not ops.facts(cell)["keeps_slots"]:
                 ctx.unread = _take_unread(saved, ctx.needs_input_grad, one_step)
             kept_y = y.data  # with a version counter of its own
             if not one_step or cell not in ("lstm", "gru"):  # these read no output of their only step
@@ -54,7 +55,7 @@ class Layer(torch.autograd.Function):
         ctx.save_for_backward(*sequence[:3], *saved, kept_y, c, slots)
         ctx.cell, ctx.reverse = cell, sequence.reverse
         ctx.set_materialize_grads(False)
-        if not ops.CELLS[cell]["has_c"]:
+        if not ops.facts(cell)["has_c"]:
             ctx.mark_non_differentiable(c_n, c)
         return y, h_n, c_n, c
 
@@ -62,7 +63,7 @@ class Layer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         batch_sizes, lengths, reset, *saved = ctx.saved_tensors
         sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
-        tensors, (y, c, slots) = saved[:8], saved[8:]
+        tensors, (y, c, slots) = saved[:-3], saved[-3:]
         changed = ctx.output is not None and ctx.output[0]._version != ctx.output[1]
         if changed or torch.is_grad_enabled():
             why = "since the output was changed too" if changed else "for create_graph=True"
@@ -70,7 +71,7 @@ class Layer(torch.autograd.Function):
         for i, tensor, _ in ctx.unread:
             tensors[i] = tensor
         if changed:
-            y = ops.forward(ctx.cell, *tensors, *sequence, ops.KEEP_NOTHING)[0]
+            y = ops.forward_layer(ctx.cell, tensors, sequence, ops.KEEP_NOTHING)[0]
         needs = ctx.needs_input_grad[3:]
         return None, None, None, *gradients(ctx.cell, sequence, needs, grads, tensors, (y, c, slots))
 
@@ -140,13 +141,13 @@ def _take_unread(
 def gradients(
     cell: str, sequence: Sequence, needs: tuple[bool, ...], grads: Any, tensors: Any, kept: Any
 ) -> tuple[Any, ...]:
-    """Gradients of x, h0, c0, w_ih .. w_hr, those that are needed, from dy, dh_n, dc_n and dc."""
+    """Gradients of the layer's tensors, those that are needed, from dy, dh_n, dc_n and dc."""
 
-    which = (needs[X], any(needs[W_IH:]))
+    which = (needs[X] or any(needs[STEP_INPUTS:]), any(needs[W_IH:STEP_INPUTS]))
     results: tuple[Tensor, ...]
     # A graph of this backward is asked for only by create_graph, which compilers do not trace.
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        results = ops.backward(cell, *grads, *tensors, *sequence, *kept, list(which))
+        results = ops.backward_layer(cell, grads, tensors, sequence, kept, which)
     else:
 
         def run(*grads: Tensor | None) -> tuple[Tensor, ...]:
@@ -160,8 +161,8 @@ def gradients(
 class LayerBackward(torch.autograd.Function):
     """The backward of `Layer`, differentiable any number of times through the reference.
 
-    forward(cell, batch_sizes, lengths, reset, reverse, needs, dy, dh_n, dc_n, dc, x, h0, c0, w_ih .. w_hr,
-    y, c, slots).
+    forward(cell, batch_sizes, lengths, reset, reverse, needs, dy, dh_n, dc_n, dc, x, h0, c0, w_ih .. (the
+    layer's tensors), y, c, slots).
     """
 
     generate_vmap_rule = True
@@ -177,12 +178,12 @@ class LayerBackward(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         sequence = (batch_sizes, lengths, reset, reverse)
-        return ops.backward(cell, *tensors[:12], *sequence, *tensors[12:], list(needs))
+        return ops.backward_layer(cell, tensors[:4], tensors[4:-3], sequence, tensors[-3:], needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.cell, *masks, ctx.reverse, _ = inputs[:6]
-        ctx.save_for_backward(*masks, *inputs[6:18])
+        ctx.save_for_backward(*masks, *inputs[6:-3])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -214,8 +215,8 @@ def second_derivative(
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
             by_input: Any = {**by_place, **dict(zip(wanted, inputs, strict=True))}
-            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr = (by_input.get(i) for i in range(4, 12))
-            outputs: Any = reference.layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, sequence)
+            layer: Any = [by_input.get(i) for i in range(4, len(tensors))]
+            outputs: Any = reference.layer(cell, *layer[:8], sequence, *layer[8:])  # type: ignore[call-arg]
             return tuple(outputs[i] for i in outer)
 
         return vjp(run, [by_place[i] for i in wanted], [by_place[i] for i in outer])
@@ -256,20 +257,22 @@ def _vjp_inside_transforms(
 
 
 def _save_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    cell, *tensors = inputs[:9]
+    cell, *tensors = (*inputs[:9], *inputs[15:17])
     y, _, c_n, c, slots = output
     *masks, ctx.reverse = inputs[9:13]
     ctx.save_for_backward(*masks, *tensors, y, c, slots)
     ctx.cell = cell
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(slots, *(() if ops.CELLS[cell]["has_c"] else (c_n, c)))
+    ctx.mark_non_differentiable(slots, *(() if ops.facts(cell)["has_c"] else (c_n, c)))
 
 
 def _op_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     batch_sizes, lengths, reset, *saved = ctx.saved_tensors
     sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
-    needs = ctx.needs_input_grad[1:9]
-    return None, *gradients(ctx.cell, sequence, needs, grads[:4], saved[:8], saved[8:]), *(None,) * 6
+    # Arguments that have their defaults may be missing here.
+    needs = (*ctx.needs_input_grad[1:9], *ctx.needs_input_grad[15:17], False, False)[:10]
+    found = gradients(ctx.cell, sequence, needs, grads[:4], saved[:-3], saved[-3:])
+    return None, *found[:8], *(None,) * 6, *found[8:]
 
 
 # For whoever calls the op itself, as an exported program does.

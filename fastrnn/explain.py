@@ -19,6 +19,7 @@ from fastrnn._build import build_info
 from fastrnn.convert import why_not, why_unknown
 from fastrnn.nn.base import Call, Recurrent, State
 from fastrnn.nn.cells import RecurrentCell
+from fastrnn.nn.recurrence import Recurrence
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation | Model
         return _explain_layer(module, *args, **kwargs)
     if isinstance(module, RecurrentCell):
         return _explain_cell(module, *args, **kwargs)
+    if isinstance(module, Recurrence):
+        return _explain_recurrence(module, *args, **kwargs)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return _of_torchs(module)
     return _explain_model(module, *args, **kwargs)
@@ -134,6 +137,24 @@ def _of_layer(module: Recurrent, input: Any, call: Call | None, path: routing.Pa
     if call is None:
         return Explanation(path.name, path.reason)
     return _explanation(path, module, call.x, call.steps, call.batch, module._computes_in(call))
+
+
+def _explain_recurrence(
+    module: Recurrence,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    states: bool = False,
+    **inputs: Any,
+) -> Explanation:
+    return _of_recurrence(module, input, *module._plan(input, hx, lengths, reset, inputs))
+
+
+def _of_recurrence(module: Recurrence, input: Any, call: Any, path: routing.Path) -> Explanation:
+    target = build_info()["cpu_target"] if path.name == "fused" and call.x.is_cpu else None
+    return Explanation(path.name, path.reason, target, call.x.dtype)
 
 
 def _of_cell(module: RecurrentCell, input: Any, state: State | None, path: routing.Path) -> Explanation:
@@ -175,7 +196,7 @@ def _explain_model(model: nn.Module, *args: Any, **kwargs: Any) -> ModelExplanat
     explanation = ModelExplanation()
     layers: dict[nn.Module, str] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase | Recurrence):
             layers[module] = name
             explanation.layers[name] = Counter()
         elif reason := why_unknown(module):
@@ -186,7 +207,7 @@ def _explain_model(model: nn.Module, *args: Any, **kwargs: Any) -> ModelExplanat
     for module, name in layers.items():
         if explanation.layers[name].total() > 1 and watch.most_steps[name] == 1:
             instead = "use the layer with states=True"
-            if isinstance(module, nn.RNNBase):
+            if not isinstance(module, nn.RNNCellBase):
                 instead = "give it the whole sequence"
             explanation.advice[name] = f"called a step at a time: {instead} if all inputs are known before"
     return explanation
@@ -200,6 +221,7 @@ _KERNELS |= {f"{name}_cell" for name in _KERNELS}
 _PLANNERS: dict[type[nn.Module], Callable[..., Explanation]] = {
     Recurrent: _of_layer,
     RecurrentCell: _of_cell,
+    Recurrence: _of_recurrence,
 }
 
 

@@ -12,7 +12,8 @@ from fastrnn import _torch, ops, reference, streams, transforms
 from fastrnn.autograd import Layer
 from fastrnn.sequence import ALL_STEPS, Sequence
 
-# w_ih, w_hh, b_ih, b_hh, w_hr of one layer in one direction; None if absent.
+# w_ih, w_hh, b_ih, b_hh, w_hr of one layer in one direction; None if absent. Of a declared cell
+# (nn/recurrence.py) also unit_weights and step_inputs.
 LayerWeights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 State = tuple[Tensor, Tensor | None]
 LayerResult = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -41,7 +42,7 @@ def fused_layer(
     elif not torch.compiler.is_compiling():
         return Layer.apply(cell, sequence, keep, *tensors)
     # A compiler finds the derivative by the op, and takes the same tensor for two arguments too.
-    y, h_n, c_n, c, _ = ops.forward(cell, *tensors, *sequence, keep)
+    y, h_n, c_n, c, _ = ops.forward_layer(cell, tensors, sequence, keep)
     return y, h_n, c_n, c
 
 
@@ -64,7 +65,7 @@ def reference_layer(
     states: bool = False,
 ) -> LayerResult:
     """The same by plain torch operators."""
-    return reference.layer(cell, x, h0, c0, *weights, sequence)
+    return reference.layer(cell, x, h0, c0, *weights[:5], sequence, *weights[5:])
 
 
 LAYERS: dict[str, LayerFunction] = {"fused": fused_layer, "reference": reference_layer}
@@ -109,7 +110,7 @@ def recurrent(
     concurrent = False
     if directions == 2 and layer is fused_layer:
         sizes = sequence.batch_sizes
-        T, H = len(x if sizes is None else sizes), weights[0][0].shape[0] // ops.CELLS[cell]["gates"]
+        T, H = len(x if sizes is None else sizes), weights[0][0].shape[0] // ops.facts(cell)["gates"]
         concurrent = streams.usable(x, cell, T, h0.shape[1], H, weights[0][4] is not None)
     for i in range(count):
         calls = []

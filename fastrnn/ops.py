@@ -15,7 +15,13 @@ _build.load()
 # What the registry in csrc/cells says of each cell: gates, slots, has_c, keeps_slots, projects.
 CELLS: dict[str, dict[str, int]] = _build.cells()
 
+# The same of cells that were declared in Python and compiled (fastrnn.cells).
+DECLARED: dict[str, dict[str, int]] = {}
+
 BUILT_WITH_CUDA = _torch.has_kernel("fastrnn::forward", "CUDA")
+
+# x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr.
+LAYER_TENSORS = 8
 
 # What forward keeps for backward.
 KEEP_NOTHING, KEEP_C, KEEP_SLOTS = 0, 1, 2
@@ -53,18 +59,55 @@ def precision(x: Tensor) -> int:
     return _cuda_precision() if x.is_cuda else _cpu_precision()
 
 
-def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op, without dispatch to autograd (10 us a call), which autograd.Layer does itself."""
+def facts(cell: str) -> dict[str, int]:
+    """What is known of a cell with kernels."""
+    return CELLS.get(cell) or DECLARED[cell]
+
+
+def load_cell(name: str, address: int) -> None:
+    """Adds a cell that was compiled by itself to those that the operators know."""
+    DECLARED[name] = _build.cell_facts(torch.ops.fastrnn.load_cell(name, address))[1]
+
+
+def forward(*args: Any, given: tuple[Tensor | None, ...] = ()) -> tuple[Tensor, ...]:
+    """The op, without dispatch to autograd (10 us a call), which autograd.Layer does itself.
+
+    given: unit_weights and step_inputs, of a declared cell.
+    """
     allowed = precision(args[1])
     if torch.compiler.is_compiling():
-        return forward_op(*args, allowed)
+        return forward_op(*args, allowed, *given)
     with _torch.below_autograd():
-        return forward_op(*args, allowed)
+        return forward_op(*args, allowed, *given)
 
 
-def backward(*args: Any) -> tuple[Tensor, ...]:
-    """The op, as exact as torch's settings ask for now."""
-    return backward_op(*args, precision(args[5]))
+def forward_layer(
+    cell: str, tensors: Sequence[Tensor | None], sequence: Sequence[Any], keep: int
+) -> tuple[Tensor, ...]:
+    """forward of x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr and, of a declared cell, what it is given."""
+    if len(tensors) == LAYER_TENSORS:
+        return forward(cell, *tensors, *sequence, keep)
+    given = tuple(tensors[LAYER_TENSORS:])
+    return forward(cell, *tensors[:LAYER_TENSORS], *sequence, keep, given=given)
+
+
+def backward(*args: Any, given: tuple[Tensor | None, ...] = ()) -> tuple[Tensor, ...]:
+    """The op, as exact as torch's settings ask for now. given: as forward's."""
+    return backward_op(*args, precision(args[5]), *given)
+
+
+def backward_layer(
+    cell: str,
+    grads: Sequence[Tensor | None],
+    tensors: Sequence[Tensor | None],
+    sequence: Sequence[Any],
+    kept: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """Gradients of forward_layer's tensors."""
+    given = tuple(tensors[LAYER_TENSORS:])
+    results = backward(cell, *grads, *tensors[:LAYER_TENSORS], *sequence, *kept, list(needs), given=given)
+    return tuple(results[: len(tensors)])
 
 
 def cuda_driver(
@@ -82,6 +125,11 @@ def prepack(cell: str, w_ih: Tensor, *args: Any) -> Tensor:
 def forward_prepacked(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op; what it was given must have been packed under the same settings."""
     return forward_prepacked_op(*args, precision(args[1]))
+
+
+def _check_cell(cell: str) -> None:
+    known = cell in CELLS or cell in DECLARED
+    torch._check(known, lambda: f"fastrnn: there is no cell named {cell!r}")
 
 
 def _check(
@@ -121,8 +169,8 @@ def _check_sequence(
     size: int,
 ) -> None:
     """Checks all but the matrices, for a layer of `hidden` units with an h of `size` numbers."""
-    facts = CELLS[cell]
-    has_c, packed = bool(facts["has_c"]), batch_sizes is not None
+    known = facts(cell)
+    has_c, packed = bool(known["has_c"]), batch_sizes is not None
     sizes = None if batch_sizes is None else (batch_sizes.dim(), batch_sizes.dtype, batch_sizes.device.type)
     for right, what in (
         (x.dim() == 2 or (x.dim() == 3 and not packed), f"the input has {x.dim()} dimensions"),
@@ -134,9 +182,9 @@ def _check_sequence(
         torch._check(right, lambda what=what: f"fastrnn: {what}")
     batch = h0.shape[0] if packed else x.shape[-2]
     _check("h0", h0, (batch, size), x)
-    _check("c0", c0, (batch, hidden), x)
-    _check("b_ih", b_ih, (facts["gates"] * hidden,), x)
-    _check("b_hh", b_hh, (facts["gates"] * hidden,), x)
+    _check("c0", c0, (batch, known["own_states"] * hidden), x)
+    _check("b_ih", b_ih, (known["gates"] * hidden,), x)
+    _check("b_hh", b_hh, (known["gates"] * hidden,), x)
     _check("lengths", lengths, (batch,), x, torch.int64)
     _check("reset", reset, x.shape[:-1], x, torch.bool)
 
@@ -158,12 +206,14 @@ def _(
     reverse: bool,
     keep: int,
     precision: int = 0,
+    unit_weights: Tensor | None = None,
+    step_inputs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    torch._check(cell in CELLS, lambda: f"fastrnn: there is no cell named {cell!r}")
+    _check_cell(cell)
     torch._check(w_ih.dim() == 2, lambda: "fastrnn: w_ih must have 2 dimensions")
-    facts = CELLS[cell]
-    gates, hidden = facts["gates"], w_ih.shape[0] // facts["gates"]
-    torch._check(w_hr is None or facts["projects"] == 1, lambda: f"fastrnn: {cell} has no projection")
+    known = facts(cell)
+    gates, hidden = known["gates"], w_ih.shape[0] // known["gates"]
+    torch._check(w_hr is None or known["projects"] == 1, lambda: f"fastrnn: {cell} has no projection")
     torch._check(w_hr is None or w_hr.dim() == 2, lambda: "fastrnn: w_hr must have 2 dimensions")
     size = hidden if w_hr is None else w_hr.shape[0]
     _check_sequence(cell, x, h0, c0, b_ih, b_hh, batch_sizes, lengths, reset, hidden, size)
@@ -171,14 +221,21 @@ def _(
     _check("w_hh", w_hh, (gates * hidden, size), x)
     _check("w_hr", w_hr, (size, hidden), x)
     leading = x.shape[:-1]
+    for name, t, shape in (
+        ("unit_weights", unit_weights, (known["unit_weights"] * hidden,)),
+        ("step_inputs", step_inputs, (*leading, known["step_inputs"] * hidden)),
+    ):
+        wants = known[name] > 0
+        torch._check((t is not None) == wants, lambda n=name, w=wants: f"fastrnn: {cell} takes {n}: {w}")
+        _check(name, t, shape, x)
     none = x.new_empty(0)
-    keeps_slots = facts["keeps_slots"] and keep >= KEEP_SLOTS
+    keeps_slots = known["keeps_slots"] and keep >= KEEP_SLOTS
     return (
         x.new_empty((*leading, size)),
         x.new_empty(h0.shape),
         x.new_empty(c0.shape) if c0 is not None else none,
-        x.new_empty((*leading, hidden)) if c0 is not None and keep >= KEEP_C else none.clone(),
-        x.new_empty((*leading, facts["slots"] * hidden)) if keeps_slots else none.clone(),
+        x.new_empty((*leading, c0.shape[-1])) if c0 is not None and keep >= KEEP_C else none.clone(),
+        x.new_empty((*leading, known["slots"] * hidden)) if keeps_slots else none.clone(),
     )
 
 
@@ -206,12 +263,14 @@ def _(
     slots: Tensor,
     needs: list[bool],
     precision: int = 0,
+    unit_weights: Tensor | None = None,
+    step_inputs: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     def like(t: Tensor | None, needed: bool = True) -> Tensor:
         return x.new_empty(t.shape if t is not None and needed else 0)
 
-    weights = (like(t, needs[1]) for t in (w_ih, w_hh, b_ih, b_hh, w_hr))
-    return like(x, needs[0]), like(h0), like(c0), *weights
+    weights = (like(t, needs[1]) for t in (w_ih, w_hh, b_ih, b_hh, w_hr, unit_weights))
+    return like(x, needs[0]), like(h0), like(c0), *weights, like(step_inputs, needs[0])
 
 
 @torch.library.register_fake("fastrnn::forward_prepacked")
@@ -232,7 +291,7 @@ def _(
     keep: int,
     precision: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    torch._check(cell in CELLS, lambda: f"fastrnn: there is no cell named {cell!r}")
+    _check_cell(cell)
     torch._check(h0.dim() == 2, lambda: "fastrnn: h0 must have 2 dimensions")
     masks = (batch_sizes, lengths, reset)
     _check_sequence(cell, x, h0, c0, b_ih, b_hh, *masks, hidden_size, h0.shape[1])
@@ -241,7 +300,7 @@ def _(
         x.new_empty((*leading, h0.shape[1])),
         x.new_empty(h0.shape),
         x.new_empty(c0.shape if c0 is not None else 0),
-        x.new_empty((*leading, hidden_size) if c0 is not None and keep >= KEEP_C else 0),
+        x.new_empty((*leading, c0.shape[-1]) if c0 is not None and keep >= KEEP_C else 0),
     )
 
 

@@ -7,6 +7,7 @@ tests compare with it, second derivatives are computed by it, and it runs what h
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from fastrnn.sequence import ALL_STEPS, Sequence
 
 # One step. x_part = x w_ih' + b_ih and h_part = h w_hh' + b_hh, both [B, G * H]; h, c [B, H].
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+# Of a declared cell: c [B, K * H] for K private states; then unit_weights [W * H], step_inputs [B, E * H].
+DeclaredCell = Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]
+]
 
 
 def lstm(x_part: Tensor, h_part: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -56,6 +61,9 @@ WITHOUT_KERNEL = {"gru_reset_before": gru_reset_before}
 
 CELLS: dict[str, Cell] = {"lstm": lstm, "gru": gru, "rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu}
 
+# Those that fastrnn.cells adds, by the names that it gives them.
+DECLARED: dict[str, DeclaredCell] = {}
+
 
 def layer(
     cell: str,
@@ -68,6 +76,8 @@ def layer(
     b_hh: Tensor | None = None,
     w_hr: Tensor | None = None,
     sequence: Sequence = ALL_STEPS,
+    unit_weights: Tensor | None = None,
+    step_inputs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer in one direction; arguments and shapes as ``torch.ops.fastrnn.forward`` has them.
 
@@ -79,16 +89,9 @@ def layer(
         # After a sequence's end the gradient of the products is zero, but zero times NaN is NaN.
         ended = torch.arange(x.shape[0] if x.dim() == 3 else 1, device=x.device).unsqueeze(1) >= lengths
         x = torch.where(ended.view(*x.shape[:-1], 1), 0, x)
-    x_parts = linear(x, w_ih, b_ih)
-    if batch_sizes is not None:
-        sizes = batch_sizes.tolist()
-        steps = list(x_parts.split(sizes))
-        resets = [None] * len(sizes) if reset is None else list(reset.split(sizes))
-    else:
-        steps = list(x_parts) if x.dim() == 3 else [x_parts]
-        resets = [None] * len(steps)
-        if reset is not None:
-            resets = list(reset) if x.dim() == 3 else [reset]
+    steps = _by_step(linear(x, w_ih, b_ih), x, batch_sizes)
+    resets = [None] * len(steps) if reset is None else _by_step(reset, x, batch_sizes)
+    inputs = [None] * len(steps) if step_inputs is None else _by_step(step_inputs, x, batch_sizes)
     h, c = h0, c0
     h_steps: list[Tensor] = [h] * len(steps)
     c_steps: list[Tensor | None] = [c] * len(steps)
@@ -105,8 +108,11 @@ def layer(
         c_out: Tensor | None = None
         if cell in WITHOUT_KERNEL:
             h_out = WITHOUT_KERNEL[cell](steps[t], h_in, w_hh, b_hh)
-        else:
+        elif cell in CELLS:
             h_out, c_out = CELLS[cell](steps[t], linear(h_in, w_hh, b_hh), h_in, c_in)
+        else:
+            parts = steps[t], linear(h_in, w_hh, b_hh)
+            h_out, c_out = DECLARED[cell](*parts, h_in, c_in, unit_weights, inputs[t])
         if w_hr is not None:
             h_out = linear(h_out, w_hr)
         h_steps[t], c_steps[t] = h_out, c_out
@@ -123,3 +129,10 @@ def layer(
     join = torch.stack if x.dim() == 3 else torch.cat
     y = join(h_steps)
     return y, h, c, None if c is None else join([s for s in c_steps if s is not None])
+
+
+def _by_step(t: Tensor, x: Tensor, batch_sizes: Tensor | None) -> list[Any]:
+    """A tensor of x's leading dimensions, step by step."""
+    if batch_sizes is not None:
+        return list(t.split(batch_sizes.tolist()))
+    return list(t) if x.dim() == 3 else [t]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,3 +32,44 @@ class Sequence(NamedTuple):
 
 # Every step of a padded batch, from first to last.
 ALL_STEPS = Sequence()
+
+
+def check_masks(x: Tensor, unbatched: bool, batch_first: bool, lengths: Any, reset: Any) -> Sequence:
+    """A user's lengths and reset, checked and in the layout of x [T, B, I]."""
+    steps, batch = x.shape[:2]
+    if lengths is not None:
+        if unbatched:
+            raise ValueError("lengths goes with a batch, not with unbatched input")
+        lengths = _as_lengths(lengths, x.device)
+        _check_mask("lengths", "an int64", torch.int64, (batch,), lengths)
+    if reset is not None:
+        expected = (steps,) if unbatched else (steps, batch)
+        if batch_first and not unbatched:
+            expected = (batch, steps)
+        _check_mask("reset", "a bool", torch.bool, expected, reset)
+        if unbatched:
+            reset = reset.unsqueeze(1)
+        elif batch_first:
+            reset = reset.transpose(0, 1)
+    for name, mask in (("lengths", lengths), ("reset", reset)):
+        if mask is not None and mask.device != x.device:
+            raise ValueError(f"{name} should be on {x.device} as the input is, got {mask.device}")
+    return Sequence(None, lengths, reset)
+
+
+def _as_lengths(lengths: Any, device: torch.device) -> Any:
+    """A list of integers as a tensor, and any integer dtype as int64; what is neither stays."""
+    if isinstance(lengths, list | tuple) and all(type(n) is int for n in lengths):
+        return torch.tensor(lengths, dtype=torch.int64, device=device)
+    narrow = (torch.int32, torch.int16, torch.int8, torch.uint8)
+    return lengths.long() if isinstance(lengths, Tensor) and lengths.dtype in narrow else lengths
+
+
+def _check_mask(name: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...], mask: Any) -> None:
+    if not isinstance(mask, Tensor):
+        got = f"a {type(mask).__name__}"
+    elif mask.shape != shape or mask.dtype != dtype:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+    else:
+        return
+    raise ValueError(f"{name} should be {kind} tensor of shape {shape}, got {got}")

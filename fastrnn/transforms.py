@@ -12,36 +12,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import autograd, ops
+from fastrnn import _torch, autograd, ops
 from fastrnn.sequence import Sequence
 
-# Where the arguments of the ops are. ops.forward and ops.backward add the precision, which comes last.
-_FORWARD_WEIGHTS = slice(4, 9)
-_FORWARD_PRECISION = 14
-_BACKWARD_WEIGHTS = slice(8, 13)
+# Where the arguments of the ops are. Trailing ones that have their defaults may be missing.
+_FORWARD_WEIGHTS = {4, 5, 6, 7, 8, 15}
+_FORWARD_BATCH_SIZES = 9
+_BACKWARD_WEIGHTS = {8, 9, 10, 11, 12, 22}
+_BACKWARD_BATCH_SIZES = 13
 _NEEDS = 20
-_BACKWARD_PRECISION = 21
 
 
 @torch.library.register_vmap("fastrnn::forward")
 def _vmap_forward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    args, in_dims = args[:_FORWARD_PRECISION], in_dims[:_FORWARD_PRECISION]
-    if any(d is not None for d in in_dims[_FORWARD_WEIGHTS]):
-        return _each(ops.forward, info.batch_size, in_dims, args)
-    batch_sizes = 9
-    results = ops.forward(*_fold(info.batch_size, in_dims, args, _FORWARD_WEIGHTS, batch_sizes))
+    if any(in_dims[i] is not None for i in _FORWARD_WEIGHTS if i < len(args)):
+        return _each(_forward, info.batch_size, in_dims, args)
+    results = _forward(*_fold(info.batch_size, in_dims, args, _FORWARD_WEIGHTS, _FORWARD_BATCH_SIZES))
     return _unfold(results, info.batch_size)
 
 
 @torch.library.register_vmap("fastrnn::backward")
 def _vmap_backward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    args, in_dims = args[:_BACKWARD_PRECISION], in_dims[:_BACKWARD_PRECISION]
     wants_weights = args[_NEEDS][1]
-    if wants_weights or any(d is not None for d in in_dims[_BACKWARD_WEIGHTS]):
-        return _each(ops.backward, info.batch_size, in_dims, args)
-    batch_sizes = 13
-    results = ops.backward(*_fold(info.batch_size, in_dims, args, _BACKWARD_WEIGHTS, batch_sizes))
+    if wants_weights or any(in_dims[i] is not None for i in _BACKWARD_WEIGHTS if i < len(args)):
+        return _each(ops.backward_op, info.batch_size, in_dims, args)
+    folded = _fold(info.batch_size, in_dims, args, _BACKWARD_WEIGHTS, _BACKWARD_BATCH_SIZES)
+    results = ops.backward_op(*folded)
     return _unfold(results, info.batch_size)
+
+
+def _forward(*args: Any) -> tuple[Tensor, ...]:
+    with _torch.below_autograd():
+        return ops.forward_op(*args)
 
 
 def _each(op: Any, n: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -54,13 +56,13 @@ def _each(op: Any, n: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...
 
 
 def _fold(
-    n: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...], weights: slice, batch_sizes: int
+    n: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...], weights: set[int], batch_sizes: int
 ) -> list[Any]:
     """Arguments with vmap's dimension joined to the batch: sequence b of copy i is sequence b * n + i."""
     folded = list(args)
     for i in range(len(args)):
         t = args[i]
-        if not isinstance(t, Tensor) or i in range(*weights.indices(len(args))):
+        if not isinstance(t, Tensor) or i in weights:
             continue
         if i == batch_sizes:
             folded[i] = t * n
@@ -103,7 +105,7 @@ class Layer(torch.autograd.Function):
         keep: int,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        return ops.forward(cell, *tensors, batch_sizes, lengths, reset, reverse, keep)
+        return ops.forward_layer(cell, tensors, (batch_sizes, lengths, reset, reverse), keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -111,15 +113,15 @@ class Layer(torch.autograd.Function):
         y, _, c_n, c, slots = output
         ctx.save_for_backward(batch_sizes, lengths, reset, *tensors, y, c, slots)
         ctx.cell, ctx.reverse = cell, reverse
-        ctx.mark_non_differentiable(slots, *(() if ops.CELLS[cell]["has_c"] else (c_n, c)))
+        ctx.mark_non_differentiable(slots, *(() if ops.facts(cell)["has_c"] else (c_n, c)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         batch_sizes, lengths, reset, *saved = ctx.saved_tensors
         sequence = Sequence(batch_sizes, lengths, reset, ctx.reverse)
         needs = ctx.needs_input_grad[6:]
-        outer = grads[:4] if ops.CELLS[ctx.cell]["has_c"] else (*grads[:2], None, None)
-        found = autograd.gradients(ctx.cell, sequence, needs, outer, saved[:8], saved[8:])
+        outer = grads[:4] if ops.facts(ctx.cell)["has_c"] else (*grads[:2], None, None)
+        found = autograd.gradients(ctx.cell, sequence, needs, outer, saved[:-3], saved[-3:])
         return (None,) * 6 + found
 
 
@@ -130,5 +132,5 @@ def layer(
     if torch.is_grad_enabled():
         y, h_n, c_n, c, _ = Layer.apply(cell, *sequence, keep, *tensors)
     else:
-        y, h_n, c_n, c, _ = ops.forward(cell, *tensors, *sequence, ops.KEEP_C)
+        y, h_n, c_n, c, _ = ops.forward_layer(cell, tensors, sequence, ops.KEEP_C)
     return y, h_n, c_n, c

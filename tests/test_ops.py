@@ -169,7 +169,7 @@ def test_backward_gives_what_is_asked_for(cell: str, device: str) -> None:
     whole = ops.backward(*every)
     for needs in ([False, True], [True, False], [False, False]):
         part = ops.backward(*every[:-1], needs)
-        asked = [needs[0], True, True, *[needs[1]] * 5]
+        asked = [needs[0], True, True, *[needs[1]] * 6, needs[0]]
         for a, b, wanted in zip(part, whole, asked, strict=True):
             assert a.numel() == (b.numel() if wanted else 0)
             if wanted:

@@ -17,13 +17,30 @@ struct CellInfo {
   int gates, slots;
   const int *x_slot, *h_slot;
   bool has_c, keeps_slots, projects;
+  int own_states, unit_weights, step_inputs;
+  const void* const* functions;  // of a cell that was loaded (cpu/plugin.h), else null
 };
 
+// Cells loaded since, whose ids follow CellId::count. Written by torch/loaded_cells.cpp alone.
+constexpr int max_loaded_cells = 1024;
+inline const CellInfo* loaded_cells[max_loaded_cells];
+
 inline const CellInfo& cell_info(CellId id) {
+  if (id >= CellId::count) return *loaded_cells[static_cast<int>(id) - static_cast<int>(CellId::count)];
   static const CellInfo table[] = {
-#define FASTRNN_CELL_INFO(name, type)                          \
-  {#name,        type::gates, type::slots,       type::x_slot, \
-   type::h_slot, type::has_c, type::keeps_slots, type::projects},
+#define FASTRNN_CELL_INFO(name, type) \
+  {#name,                             \
+   type::gates,                       \
+   type::slots,                       \
+   type::x_slot,                      \
+   type::h_slot,                      \
+   type::has_c,                       \
+   type::keeps_slots,                 \
+   type::projects,                    \
+   type::has_c,                       \
+   0,                                 \
+   0,                                 \
+   nullptr},
       FASTRNN_CELLS(FASTRNN_CELL_INFO)
 #undef FASTRNN_CELL_INFO
   };

@@ -11,6 +11,7 @@
 
 #include "cpu/chunk.h"
 #include "cpu/passes.h"
+#include "cpu/plugin.h"
 #include "cpu/product.h"
 #include "cpu/threads/partition.h"
 #include "cpu/threads/workspace.h"
@@ -37,6 +38,9 @@ class Backward {
         cell_(cell_info(args.cell)),
         H_(args.weights.H),
         P_(args.weights.P),
+        C_(cell_.own_states * H_),
+        W_(cell_.unit_weights * H_),
+        cell_backward_(backward_of(kernels, args.cell)),
         recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1),
         projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1),
         input_(kernels, args.weights.w_ih, H_, args.weights.I, cell_.gates, cell_.x_slot, false) {
@@ -54,9 +58,10 @@ class Backward {
     dh_stride_ = operand_stride<Operand>(P_);
     for (Operand*& buffer : d_) buffer = workspace_.take<Operand>(q_.B * d_stride_);
     carry_h_ = workspace_.take<Compute>(q_.B * P_);
-    if (cell_.has_c) carry_c_ = workspace_.take<Compute>(q_.B * H_);
+    if (cell_.has_c) carry_c_ = workspace_.take<Compute>(q_.B * C_);
+    if (W_) d_unit_weights_ = workspace_.take<Compute>(q_.B * W_);
     if (!q_.plain()) find_parts();
-    const int64_t widest = std::max(H_, P_);
+    const int64_t widest = std::max({H_, P_, C_});
     zeros_ = workspace_.take<Storage>(widest);
     std::fill_n(zeros_, widest, Storage{});
     if (projected()) {
@@ -85,6 +90,17 @@ class Backward {
     }
     if constexpr (one_type) {
       if (weight_gradients_) weight_gradients_->finish(share);
+    }
+  }
+
+  // The gradients of the unit weights, of all sequences together; when the team is done.
+  void finish() const {
+    if (a_.d_unit_weights == nullptr) return;
+    for (int64_t i = 0; i < W_; ++i) {
+      double sum = 0;
+      for (int64_t b = 0; b < q_.B; ++b) sum += d_unit_weights_[b * W_ + i];
+      const Compute total = static_cast<Compute>(sum);
+      k_.to_storage(1, &total, a_.d_unit_weights + i);
     }
   }
 
@@ -230,7 +246,8 @@ class Backward {
       std::fill(buffer + b * d_stride_, buffer + (b + 1) * d_stride_, Operand{});
     }
     load_row(a_.dh_n, b, P_, carry_h_);
-    if (cell_.has_c) load_row(a_.dc_n, b, H_, carry_c_);
+    if (cell_.has_c) load_row(a_.dc_n, b, C_, carry_c_);
+    if (W_) std::fill_n(d_unit_weights_ + b * W_, W_, Compute(0));
     if (!projected()) return;
     std::fill(dh_ + b * dh_stride_, dh_ + (b + 1) * dh_stride_, Operand{});
     std::fill(no_carry_ + b * H_, no_carry_ + (b + 1) * H_, Compute(0));
@@ -296,13 +313,13 @@ class Backward {
       c.h_prev = previous(k, b, p, a_.y, a_.h0, P_, c.h_prev_row) + u0;
     }
     if (cell_.has_c) {
-      c.carry_c = carry_c_ + b * H_ + u0;
-      c.carry_c_row = H_;
-      if (a_.dc) c.dc = a_.dc + row * H_ + u0;
-      c.dc_row = H_;
-      c.c = a_.c + row * H_ + u0;
-      c.c_state_row = H_;
-      c.c_prev = previous(k, b, p, a_.c, a_.c0, H_, c.c_prev_row) + u0;
+      c.carry_c = carry_c_ + b * C_ + u0;
+      c.carry_c_row = C_;
+      if (a_.dc) c.dc = a_.dc + row * C_ + u0;
+      c.dc_row = C_;
+      c.c = a_.c + row * C_ + u0;
+      c.c_state_row = C_;
+      c.c_prev = previous(k, b, p, a_.c, a_.c0, C_, c.c_prev_row) + u0;
     }
     if (cell_.keeps_slots) c.slots = a_.slots + row * cell_.slots * H_ + u0;
     if (factors_.output) c.output = factors_.output + row * H_ + u0;
@@ -312,7 +329,17 @@ class Backward {
     c.operand = d_[k % 2] + b * d_stride_ + u0;
     c.operand_row = d_stride_;
     c.operand_slot = recurrent_.slot_stride();
-    k_.backward[static_cast<int>(a_.cell)](c);
+    if (W_) {
+      c.unit_weights = a_.weights.unit_weights + u0;
+      c.d_unit_weights = d_unit_weights_ + b * W_ + u0;
+      c.d_unit_weights_row = W_;
+    }
+    if (cell_.step_inputs) {
+      c.step_inputs = a_.step_inputs.at(q_, t, b) + u0;
+      c.step_inputs_row = a_.step_inputs.row;
+      if (a_.d_step_inputs) c.d_step_inputs = a_.d_step_inputs + row * cell_.step_inputs * H_ + u0;
+    }
+    cell_backward_(c);
     if (p.previous == Source::zero) clear_carry(b, count, u0, units);
   }
 
@@ -330,7 +357,8 @@ class Backward {
   void clear_carry(int64_t b, int count, int64_t u0, int64_t units) {
     for (int64_t i = b; i < b + count; ++i) {
       if (!projected()) std::fill_n(carry_h_ + i * P_ + u0, units, Compute(0));
-      if (cell_.has_c) std::fill_n(carry_c_ + i * H_ + u0, units, Compute(0));
+      for (int64_t at = i * C_ + u0; at < (i + 1) * C_; at += H_)
+        std::fill_n(carry_c_ + at, units, Compute(0));
     }
   }
 
@@ -346,6 +374,10 @@ class Backward {
   void clear(int64_t k, int64_t b, int count, int64_t u0, int64_t units, StepGradients d) {
     for (int64_t i = b; i < std::min(b + count, q_.batch(q_.step(k))); ++i) {
       for (int s = 0; s < cell_.slots; ++s) std::fill_n(d.at + i * d.row + s * H_ + u0, units, Storage{});
+      for (int n = 0; a_.d_step_inputs && n < cell_.step_inputs; ++n) {
+        const int64_t row = q_.first_row(q_.step(k)) + i;
+        std::fill_n(a_.d_step_inputs + (row * cell_.step_inputs + n) * H_ + u0, units, Storage{});
+      }
       if (factors_.output) {
         std::fill_n(factors_.output + (q_.first_row(q_.step(k)) + i) * H_ + u0, units, Storage{});
       }
@@ -451,26 +483,28 @@ class Backward {
     return {k, batch.begin + row};
   }
 
-  void finish_c(int64_t b) { k_.to_storage(H_, carry_c_ + b * H_, a_.dc0 + b * H_); }
+  void finish_c(int64_t b) { k_.to_storage(C_, carry_c_ + b * C_, a_.dc0 + b * C_); }
 
   const BackwardArgs<Storage>& a_;
   const ProductFactors<Storage>& factors_;
   const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
-  const int64_t H_, P_;
+  const int64_t H_, P_, C_, W_;  // C and W: all private states and unit weights of a row
+  void (*const cell_backward_)(const CellBackward<Storage, typename Kernels::CellOperand, Compute>&);
   Workspace workspace_;
   const Product recurrent_, projection_, input_;  // the panels are the slices'
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t d_stride_, dh_stride_, chunk_row_ = 0;
-  Operand* d_[2];                // [B, d_stride] pre-activation gradients of a step, alternating
-  Part* parts_ = nullptr;        // [T * B] of every step's rows; null if all take part in every step
-  Compute* carry_h_;             // [B, P] part of the gradient of h that needs no product
-  Compute* carry_c_ = nullptr;   // [B, H] gradient of c
-  Operand* dh_ = nullptr;        // [B, dh_stride] whole gradient of h, if a projection follows
-  Compute* no_carry_ = nullptr;  // [B, H] zeros: with a projection, all of dh is the product's
-  Storage* zeros_;               // a state of zeros
+  Operand* d_[2];                      // [B, d_stride] pre-activation gradients of a step, alternating
+  Part* parts_ = nullptr;              // [T * B] of every step's rows; null if all take part in every step
+  Compute* carry_h_;                   // [B, P] part of the gradient of h that needs no product
+  Compute* carry_c_ = nullptr;         // [B, C] gradient of c
+  Compute* d_unit_weights_ = nullptr;  // [B, W] summed over the steps so far
+  Operand* dh_ = nullptr;              // [B, dh_stride] whole gradient of h, if a projection follows
+  Compute* no_carry_ = nullptr;        // [B, H] zeros: with a projection, all of dh is the product's
+  Storage* zeros_;                     // a state of zeros
   // If this pass forms the products:
   Storage* chunk_d_ = nullptr;  // [chunk rows, chunk_row] pre-activation gradients of a chunk's steps
   std::unique_ptr<WeightGradients<Kernels>> weight_gradients_;
@@ -483,6 +517,7 @@ void run_backward(const BackwardArgs<typename Kernels::Storage>& args,
                   const ProductFactors<typename Kernels::Storage>& factors, const Kernels& kernels) {
   Backward<Kernels> backward(args, factors, kernels);
   run_thread_team(backward.threads(), backward);
+  backward.finish();
 }
 
 #define FASTRNN_BACKWARD(...)                                           \

@@ -10,6 +10,7 @@
 
 #include "cpu/chunk.h"
 #include "cpu/passes.h"
+#include "cpu/plugin.h"
 #include "cpu/product.h"
 #include "cpu/threads/partition.h"
 #include "cpu/threads/workspace.h"
@@ -35,6 +36,8 @@ class Forward {
         I_(args.weights.I),
         H_(args.weights.H),
         P_(args.weights.P),
+        C_(cell_.own_states * H_),
+        cell_forward_(forward_of(kernels, args.cell)),
         input_(kernels, args.weights.w_ih, I_, cell_.gates, H_),
         recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_),
         projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0) {
@@ -196,7 +199,7 @@ class Forward {
     } else if constexpr (!quantizes) {
       state_[0] = state_[1] = workspace_.take<Compute>(q_.B * h_stride_);
     }
-    if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * H_);
+    if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * C_);
   }
 
   // Quantizing takes whole rows, so that it can only begin when a step has ended. Each thread does so for
@@ -248,12 +251,13 @@ class Forward {
   void start_units(const Slice& slice, int64_t j) {
     const int64_t u0 = j * recurrent_.block(), units = recurrent_.units(j), first = q_.step(0);
     for (int g = 0; g < cell_.gates; ++g) prepare_bias(slice, g, g * H_ + u0, units);
-    if (!cell_.has_c) return;
     for (int64_t b : each(slice.batch)) {
-      if (q_.resets(first, b)) {
-        std::fill_n(c_ + b * H_ + u0, units, Compute(0));
-      } else {
-        k_.to_compute(units, a_.c0 + b * H_ + u0, c_ + b * H_ + u0);
+      for (int64_t at = b * C_ + u0; at < (b + 1) * C_; at += H_) {
+        if (q_.resets(first, b)) {
+          std::fill_n(c_ + at, units, Compute(0));
+        } else {
+          k_.to_compute(units, a_.c0 + at, c_ + at);
+        }
       }
     }
   }
@@ -354,13 +358,14 @@ class Forward {
     });
     for_interrupted(slice, k, [&](int64_t b, bool anew) {
       if (!projected()) carry_h(k, b, u0, units, anew);
-      if (cell_.has_c && anew) std::fill_n(c_ + b * H_ + u0, units, Compute(0));
+      if (!anew) return;
+      for (int64_t at = b * C_ + u0; at < (b + 1) * C_; at += H_) std::fill_n(c_ + at, units, Compute(0));
     });
     if (k + 1 < q_.T || in_place()) return;
     if (!projected()) finish_h(slice, u0, units);
-    if (!cell_.has_c) return;
     for (int64_t b : each(slice.batch)) {
-      k_.to_storage(units, c_ + b * H_ + u0, a_.c_n + b * H_ + u0);
+      for (int64_t at = b * C_ + u0; at < (b + 1) * C_; at += H_)
+        k_.to_storage(units, c_ + at, a_.c_n + at);
     }
   }
 
@@ -389,12 +394,15 @@ class Forward {
       t.y = a_.y + row * P_ + u0;
       t.y_row = P_;
     }
-    if (cell_.has_c) t.c = c_ + b * H_ + u0;
-    t.c_row = t.c_out_row = H_;
-    if (a_.c) t.c_out = a_.c + row * H_ + u0;
+    if (cell_.has_c) t.c = c_ + b * C_ + u0;
+    t.c_row = t.c_out_row = C_;
+    if (a_.c) t.c_out = a_.c + row * C_ + u0;
     if (a_.slots) t.slots = a_.slots + row * cell_.slots * H_ + u0;
     t.slots_row = cell_.slots * H_;
-    k_.forward[static_cast<int>(a_.cell)](t);
+    if (cell_.unit_weights) t.unit_weights = a_.weights.unit_weights + u0;
+    if (cell_.step_inputs) t.step_inputs = a_.step_inputs.at(q_, q_.step(k), b) + u0;
+    t.step_inputs_row = a_.step_inputs.row;
+    cell_forward_(t);
   }
 
   // Step t of a sequence that has ended: zero output, and zero in what is kept, since products over all
@@ -402,7 +410,10 @@ class Forward {
   void clear(int64_t t, int64_t b, int64_t u0, int64_t units) {
     const int64_t row = q_.first_row(t) + b;
     if (!projected()) std::fill_n(a_.y + row * P_ + u0, units, Storage{});
-    if (a_.c) std::fill_n(a_.c + row * H_ + u0, units, Storage{});
+    if (a_.c) {
+      for (int64_t at = row * C_ + u0; at < (row + 1) * C_; at += H_)
+        std::fill_n(a_.c + at, units, Storage{});
+    }
     if (!a_.slots) return;
     for (int s = 0; s < cell_.slots; ++s) {
       std::fill_n(a_.slots + (row * cell_.slots + s) * H_ + u0, units, Storage{});
@@ -485,7 +496,8 @@ class Forward {
   const Kernels& k_;
   const Sequence& q_;
   const CellInfo& cell_;
-  const int64_t I_, H_, P_;
+  const int64_t I_, H_, P_, C_;  // C: all private states of a row
+  void (*const cell_forward_)(const CellForward<Storage, typename Kernels::CellOperand, Compute>&);
   Workspace workspace_;
   const Product input_, recurrent_, projection_;  // the panels are the slices'
   Partition partition_;
@@ -493,7 +505,7 @@ class Forward {
   int64_t x_stride_, h_stride_, m_stride_;
   Operand* operand_[2];   // [B, h_stride] h as products read it, alternating; unused if quantized
   Compute* state_[2];     // [B, h_stride] h as cells read it: the same memory, or one or two in Compute
-  Compute* c_ = nullptr;  // [B, H]
+  Compute* c_ = nullptr;  // [B, C]
   Operand* m_ = nullptr;  // [B, m_stride] the cell's output, if a projection follows
   Compute* m_state_ = nullptr;                  // [B, m_stride] the same in Compute, or the same memory
   std::vector<QuantizedRows> h_rows_, m_rows_;  // of each thread

@@ -38,7 +38,7 @@ struct CellForward {
   int64_t h_row;
   Operand* operand;  // the new h as the next product reads it; unused if that is h itself
   int64_t operand_row;
-  Compute* c;  // updated in place
+  Compute* c;  // [rows][own_states * H], updated in place
   int64_t c_row;
   Storage* y;  // or null, if a projection follows
   int64_t y_row;
@@ -46,6 +46,9 @@ struct CellForward {
   int64_t c_out_row;
   Storage* slots;  // or null
   int64_t slots_row;
+  const Storage* unit_weights;  // [unit_weights * H]
+  const Storage* step_inputs;   // [rows][step_inputs * H]
+  int64_t step_inputs_row;
 };
 
 // The cell's backward equations for some rows and the units of a block.
@@ -75,6 +78,12 @@ struct CellBackward {
   int64_t d_slots_row;
   Operand* operand;                   // d_slots as the next product reads it
   int64_t operand_row, operand_slot;  // strides of operand from row to row and from slot to slot
+  const Storage* unit_weights;        // as in CellForward
+  const Storage* step_inputs;
+  int64_t step_inputs_row;
+  Compute* d_unit_weights;  // [rows][unit_weights * H], added to
+  int64_t d_unit_weights_row;
+  Storage* d_step_inputs;  // [rows][step_inputs * H], or null
 };
 
 template <class Storage_, class Operand_, class Compute_>

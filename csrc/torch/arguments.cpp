@@ -1,5 +1,12 @@
 #include "torch/arguments.h"
 
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "cpu/plugin.h"
+
 namespace fastrnn {
 namespace {
 
@@ -53,14 +60,55 @@ LayerTensors LayerTensors::with_same_weights() const {
   same.b_ih = b_ih.borrow();
   same.b_hh = b_hh.borrow();
   same.w_hr = w_hr.borrow();
+  same.unit_weights = unit_weights.borrow();
   return same;
 }
 
-CellId find_cell(std::string_view name) {
-  for (int id = 0; id < static_cast<int>(CellId::count); ++id) {
+namespace {
+
+// Of cells loaded since, whose entries are complete when the count tells of them.
+std::atomic<int> loaded_count = 0;
+std::mutex loading;
+
+std::optional<CellId> find(std::string_view name) {
+  const int all = static_cast<int>(CellId::count) + loaded_count.load(std::memory_order_acquire);
+  for (int id = 0; id < all; ++id) {
     if (name == cell_info(static_cast<CellId>(id)).name) return static_cast<CellId>(id);
   }
+  return std::nullopt;
+}
+
+}  // namespace
+
+CellId find_cell(std::string_view name) {
+  if (const auto id = find(name)) return *id;
   fail<std::invalid_argument>("fastrnn: there is no cell named '", name, "'");
+}
+
+void load_cell(std::string_view name, int64_t address) {
+  const std::lock_guard lock(loading);
+  if (find(name)) return;
+  const auto& plugin = *reinterpret_cast<const PluginCell*>(address);
+  FASTRNN_CHECK_VALUE(
+      plugin.layout == PluginCell::current_layout && plugin.arguments_size == plugin_arguments_size,
+      "fastrnn: ", name, " was compiled with the headers of another fastrnn");
+  const int count = loaded_count.load(std::memory_order_relaxed);
+  FASTRNN_CHECK_VALUE(count < max_loaded_cells, "fastrnn: this process has loaded ", int64_t{count},
+                      " cells, which is the most; start another");
+  // Kept for the life of the process, as operators may be running the cell.
+  loaded_cells[count] = new CellInfo{(new std::string(name))->c_str(),
+                                     plugin.gates,
+                                     plugin.slots,
+                                     plugin.x_slot,
+                                     plugin.h_slot,
+                                     plugin.own_states > 0,
+                                     plugin.keeps_slots != 0,
+                                     /*projects=*/false,
+                                     plugin.own_states,
+                                     plugin.unit_weights,
+                                     plugin.step_inputs,
+                                     plugin.functions};
+  loaded_count.store(count + 1, std::memory_order_release);
 }
 
 LayerTensors check_inputs(std::string_view cell, const Tensor& x, const Tensor& h0,
@@ -94,7 +142,7 @@ LayerTensors check_inputs(std::string_view cell, const Tensor& x, const Tensor& 
   check(h0, "h0", {layer.B, layer.P}, x);
   FASTRNN_CHECK_VALUE(c0.defined() == info.has_c, "fastrnn: ", info.name,
                       info.has_c ? " needs c0" : " has no c0");
-  if (c0.defined()) check(c0, "c0", {layer.B, layer.H}, x);
+  if (c0.defined()) check(c0, "c0", {layer.B, layer.C()}, x);
 
   layer.lengths = lengths.borrow();
   if (layer.lengths.defined()) {
@@ -157,6 +205,23 @@ void check_biases(LayerTensors& layer, const OptionalTensor& b_ih, const Optiona
   layer.b_hh = b_hh.contiguous();
 }
 
+void check_given(LayerTensors& layer, const OptionalTensor& unit_weights,
+                 const OptionalTensor& step_inputs) {
+  const CellInfo& info = *layer.cell;
+  FASTRNN_CHECK_VALUE(unit_weights.defined() == (info.unit_weights > 0), "fastrnn: ", info.name,
+                      info.unit_weights > 0 ? " needs" : " has no", " unit_weights");
+  FASTRNN_CHECK_VALUE(step_inputs.defined() == (info.step_inputs > 0), "fastrnn: ", info.name,
+                      info.step_inputs > 0 ? " needs" : " has no", " step_inputs");
+  if (unit_weights.defined()) {
+    check(unit_weights, "unit_weights", {info.unit_weights * layer.H}, layer.x);
+    layer.unit_weights = unit_weights.contiguous();
+  }
+  if (step_inputs.defined()) {
+    check(step_inputs, "step_inputs", layer.sizes(info.step_inputs * layer.H), layer.x);
+    layer.step_inputs = step_inputs.stride(-1) == 1 ? step_inputs.borrow() : step_inputs.contiguous();
+  }
+}
+
 ForwardResults allocate_results(const LayerTensors& layer, int64_t keep) {
   const CellInfo& info = *layer.cell;
   const auto make = [&](const Sizes& sizes) { return empty(sizes, layer.x.dtype(), layer.x.device()); };
@@ -164,8 +229,8 @@ ForwardResults allocate_results(const LayerTensors& layer, int64_t keep) {
   ForwardResults out;
   out.y = make(layer.sizes(layer.P));
   out.h_n = make({layer.B, layer.P});
-  out.c_n = info.has_c ? make({layer.B, layer.H}) : none();
-  out.c = info.has_c && keep >= keep_c ? make(layer.sizes(layer.H)) : none();
+  out.c_n = info.has_c ? make({layer.B, layer.C()}) : none();
+  out.c = info.has_c && keep >= keep_c ? make(layer.sizes(layer.C())) : none();
   out.slots = info.keeps_slots && keep >= keep_slots ? make(layer.sizes(info.slots * layer.H)) : none();
   return out;
 }
@@ -191,22 +256,22 @@ BackwardInputs check_backward(const LayerTensors& layer, const OptionalTensor& d
   in.dh_n = gradient(dh_n, {layer.B, layer.P}, "dh_n");
   in.y = kept(y, layer.P, "y");
   if (info.has_c) {
-    in.dc_n = gradient(dc_n, {layer.B, layer.H}, "dc_n");
-    in.dc = gradient(dc, layer.sizes(layer.H), "dc");
+    in.dc_n = gradient(dc_n, {layer.B, layer.C()}, "dc_n");
+    in.dc = gradient(dc, layer.sizes(layer.C()), "dc");
     FASTRNN_CHECK_VALUE(c.numel() > 0 || layer.rows == 0,
                         "fastrnn: backward needs the c of every step; call forward with keep >= 1");
-    in.c = kept(c, layer.H, "c");
+    in.c = kept(c, layer.C(), "c");
   }
   if (info.keeps_slots && slots.numel() > 0) in.slots = kept(slots, info.slots * layer.H, "slots");
   return in;
 }
 
-LayerGradients allocate_gradients(const LayerTensors& layer, bool needs_x, bool needs_weights) {
+LayerGradients allocate_gradients(const LayerTensors& layer, bool needs_inputs, bool needs_weights) {
   const auto like = [&](const Tensor& t, bool needed = true) {
     return empty(t.defined() && needed ? Sizes(t.sizes()) : Sizes{0}, layer.x.dtype(), layer.x.device());
   };
   LayerGradients out;
-  out.dx = like(layer.x, needs_x);
+  out.dx = like(layer.x, needs_inputs);
   out.dh0 = like(layer.h0);
   out.dc0 = like(layer.c0);
   out.dw_ih = like(layer.w_ih, needs_weights);
@@ -214,6 +279,8 @@ LayerGradients allocate_gradients(const LayerTensors& layer, bool needs_x, bool 
   out.db_ih = like(layer.b_ih, needs_weights);
   out.db_hh = like(layer.b_hh, needs_weights);
   out.dw_hr = like(layer.w_hr, needs_weights);
+  out.d_unit_weights = like(layer.unit_weights, needs_weights);
+  out.d_step_inputs = like(layer.step_inputs, needs_inputs);
   return out;
 }
 

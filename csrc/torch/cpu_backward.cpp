@@ -75,12 +75,14 @@ Tensor recompute_slots(const Call& call, const Tensor& h_prev, const Tensor& c_p
   const int64_t width = layer.cell->slots * layer.H;
   Tensor slots = empty({layer.rows, width}, layer.x.dtype(), layer.x.device());
   const Tensor x = as_rows(layer.x);
+  const Tensor inputs = layer.step_inputs.defined() ? as_rows(layer.step_inputs) : Tensor();
   for (int64_t row = 0; row < layer.rows; row += rows_at_once) {
     const int64_t count = std::min(rows_at_once, layer.rows - row);
     LayerTensors part = layer.with_same_weights();
     part.x = x.narrow(0, row, count);
     part.h0 = h_prev.narrow(0, row, count);
     if (c_prev.defined()) part.c0 = c_prev.narrow(0, row, count);
+    if (inputs.defined()) part.step_inputs = inputs.narrow(0, row, count);
     part.T = 1;
     part.B = part.rows = count;
     part.leading = {count};
@@ -239,11 +241,13 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
                        const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                        const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c,
-                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision_) {
+                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision_,
+                       const OptionalTensor& unit_weights, const OptionalTensor& step_inputs) {
   const auto precision = static_cast<Precision>(precision_);
   const NoGrad derivatives_are_taken_by_autograd_py;
   LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  check_given(layer, unit_weights, step_inputs);
   const OwnedSequence sequence(layer, reverse);
   Call call{layer,
             sequence,

@@ -19,9 +19,11 @@ ForwardTuple forward(std::string_view cell, const Tensor& x, const Tensor& h0, c
                      const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                      const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                      const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision) {
-  const LayerTensors layer =
+                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision,
+                     const OptionalTensor& unit_weights, const OptionalTensor& step_inputs) {
+  LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  check_given(layer, unit_weights, step_inputs);
   const OwnedSequence sequence(layer, reverse);
   const AnyKernels kernels =
       choose_kernels(x.dtype(), Packing::own, static_cast<Precision>(precision), split_pays(sequence));

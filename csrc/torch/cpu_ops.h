@@ -13,7 +13,8 @@ ForwardTuple forward(std::string_view cell, const Tensor& x, const Tensor& h0, c
                      const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                      const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                      const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision);
+                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision,
+                     const OptionalTensor& unit_weights, const OptionalTensor& step_inputs);
 
 BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const OptionalTensor& dh_n,
                        const OptionalTensor& dc_n, const OptionalTensor& dc, const Tensor& x,
@@ -21,7 +22,8 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
                        const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                        const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c,
-                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision);
+                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision,
+                       const OptionalTensor& unit_weights, const OptionalTensor& step_inputs);
 
 Tensor prepack(std::string_view cell, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
                std::string_view weights, int64_t precision);

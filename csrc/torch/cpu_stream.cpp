@@ -7,14 +7,13 @@ namespace fastrnn {
 namespace {
 
 // The stack's state: two copies, in turn the one before a call and the one after, of h [layers, B, P] and
-// then c [layers, B, H] for cells with a second state.
+// then c [layers, B, K * H] for cells with K private states.
 struct StreamState {
-  int64_t layers, B, P, H;
-  bool has_c;
+  int64_t layers, B, P, H, C;  // C: numbers in the private states of a row
 
-  int64_t numbers() const { return layers * B * (P + (has_c ? H : 0)); }
+  int64_t numbers() const { return layers * B * (P + C); }
   int64_t h(int64_t turn, int64_t layer) const { return turn * numbers() + layer * B * P; }
-  int64_t c(int64_t turn, int64_t layer) const { return turn * numbers() + layers * B * P + layer * B * H; }
+  int64_t c(int64_t turn, int64_t layer) const { return turn * numbers() + layers * B * P + layer * B * C; }
 };
 
 template <class Kernels>
@@ -66,7 +65,10 @@ Tensor stream(std::string_view cell, const Tensor& given, const Tensor& state, i
   FASTRNN_CHECK_VALUE((given.dim() == 2 || given.dim() == 3) && given.size(0) > 0,
                       "fastrnn: the input must be [B, I] or [T, B, I] with at least one step, got ",
                       given.sizes());
-  const StreamState s{static_cast<int64_t>(panels.size()), given.size(-2), size, hidden_size, info.has_c};
+  const StreamState s{static_cast<int64_t>(panels.size()), given.size(-2), size, hidden_size,
+                      info.own_states * hidden_size};
+  FASTRNN_CHECK_VALUE(info.unit_weights + info.step_inputs == 0, "fastrnn: ", info.name,
+                      " has weights or inputs of its units, which streams don't take");
   FASTRNN_CHECK_VALUE(
       state.is_contiguous() && state.numel() == 2 * s.numbers() && state.dtype() == given.dtype(),
       "fastrnn: the state must be 2 * ", s.numbers(), " numbers of ", given.dtype(), ", got ",

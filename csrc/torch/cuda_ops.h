@@ -41,10 +41,12 @@ ForwardTuple forward(std::string_view cell, const Tensor& x, const Tensor& h0, c
                      const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                      const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                      const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision) {
+                     const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision,
+                     const OptionalTensor& unit_weights, const OptionalTensor& step_inputs) {
   Gpu gpu(x, precision != 0);
   LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  check_given(layer, unit_weights, step_inputs);
   layer.x = layer.x.contiguous();
   const OwnedSequence sequence(layer, reverse);
   ForwardResults out = allocate_results(layer, keep);
@@ -66,10 +68,12 @@ BackwardTuple backward(std::string_view cell, const OptionalTensor& dy, const Op
                        const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                        const OptionalTensor& reset, bool reverse, const Tensor& y, const Tensor& c,
-                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision) {
+                       const Tensor& slots, std::array<bool, 2> needs, int64_t precision,
+                       const OptionalTensor& unit_weights, const OptionalTensor& step_inputs) {
   Gpu gpu(x, precision != 0);
   LayerTensors layer =
       check_layer(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset);
+  check_given(layer, unit_weights, step_inputs);
   layer.x = needs[1] ? without_padding(layer, gpu) : layer.x.contiguous();
   const OwnedSequence sequence(layer, reverse);
   const BackwardInputs in = check_backward(layer, dy, dh_n, dc_n, dc, y, c, slots);

@@ -21,8 +21,8 @@
 // forward returns y [.., P], h_n [B, P], c_n [B, H], c [.., H], slots [.., S*H], where what the cell
 // does not have or was not asked for has no elements. backward takes gradients of the first four
 // (any may be absent) and what forward kept; given no slots it recomputes them. It returns gradients in
-// the order of their tensors, those not asked for by `needs` ([x, weights]) and those of absent tensors
-// without elements. Neither op keeps or changes its inputs.
+// the order of their tensors, those not asked for by `needs` ([x and step_inputs, weights]) and those of
+// absent tensors without elements. Neither op keeps or changes its inputs.
 //
 // precision: the least exact products of float32 allowed on a CPU (Precision in torch/cpu_kernels.h); on a
 // GPU anything but 0 allows TF32.
@@ -36,31 +36,47 @@
 // other, which turn 1 has exchanged; each is h [layers, B, P] and then c [layers, B, H] for cells with a
 // second state. biases are b_ih and b_hh of each layer, or none.
 //
+// A cell with weights per unit takes unit_weights [W*H], one with inputs per step step_inputs [.., E*H];
+// c0, c_n and c have K*H numbers for K private states.
+//
 // cells and cpu_build tell, as lines of words, what the registry says of each cell, and how this library
-// was built and what it runs on.
+// was built and what it runs on. load_cell adds a cell that was compiled by itself, from the address of its
+// PluginCell (cpu/plugin.h), under a name, and tells the same of it.
 //
 // cuda_driver names the driver that would compute a layer of x's dtype on its device, and says why;
 // cuda_drivers names all. A build without CUDA has no implementation of these two.
 #include "cells/cell_info.h"
 #include "cpu/dispatch.h"
 #include "torch/cpu_ops.h"
+#include "torch/schemas.h"
 #include "torch/stable/library.h"
 
 namespace fastrnn {
 namespace {
 
-// A line for each cell: its name, then gates, slots, has_c, keeps_slots and projects.
+// A line: the cell's name, then gates, slots, has_c, keeps_slots, projects, own_states, unit_weights and
+// step_inputs.
+std::string facts_of(const CellInfo& info) {
+  std::string line = info.name;
+  for (int fact : {info.gates, info.slots, int{info.has_c}, int{info.keeps_slots}, int{info.projects},
+                   info.own_states, info.unit_weights, info.step_inputs}) {
+    line += " " + std::to_string(fact);
+  }
+  return line + "\n";
+}
+
 std::string cells() {
   std::string lines;
   for (int id = 0; id < static_cast<int>(CellId::count); ++id) {
-    const CellInfo& info = cell_info(static_cast<CellId>(id));
-    lines += info.name;
-    for (int fact : {info.gates, info.slots, int{info.has_c}, int{info.keeps_slots}, int{info.projects}}) {
-      lines += " " + std::to_string(fact);
-    }
-    lines += "\n";
+    lines += facts_of(cell_info(static_cast<CellId>(id)));
   }
   return lines;
+}
+
+// Gates, slots, .. of the cell, as cells() has them.
+std::string load(std::string_view name, int64_t address) {
+  load_cell(name, address);
+  return facts_of(cell_info(find_cell(name)));
 }
 
 // A line for each fact: its name, then its words.
@@ -77,25 +93,14 @@ std::string cpu_target() { return target().name; }
 
 const bool registered [[maybe_unused]] = [] {
   Library ops = Library::definitions();
-  ops.define(
-      "forward(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
-      "Tensor? b_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, "
-      "int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)");
-  ops.define(
-      "backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor x, Tensor h0, "
-      "Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
-      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, Tensor y, Tensor c, "
-      "Tensor slots, bool[2] needs, int precision=0) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, "
-      "Tensor dw_hh, Tensor db_ih, Tensor db_hh, Tensor dw_hr)");
-  ops.define(
-      "prepack(str cell, Tensor w_ih, Tensor w_hh, Tensor? w_hr, str weights, int precision=0) -> Tensor");
-  ops.define(
-      "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, "
-      "Tensor? b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
-      "bool reverse, int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  ops.define(forward_schema);
+  ops.define(backward_schema);
+  ops.define(prepack_schema);
+  ops.define(forward_prepacked_schema);
   ops.define(
       "stream(str cell, Tensor x, Tensor(a!) state, int turn, Tensor[] panels, Tensor[] biases, "
       "int hidden_size, int size, str weights, int precision=0) -> Tensor");
+  ops.define("load_cell(str name, int address) -> str");
   ops.define("cells() -> str");
   ops.define("cpu_build() -> str");
   ops.define("cpu_target() -> str");
@@ -113,6 +118,7 @@ const bool registered [[maybe_unused]] = [] {
   cpu.implement<stream>("stream");
 
   Library all = Library::implementations("CompositeExplicitAutograd");
+  all.implement<load>("load_cell");
   all.implement<cells>("cells");
   all.implement<cpu_build>("cpu_build");
   all.implement<cpu_target>("cpu_target");

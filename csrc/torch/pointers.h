@@ -56,7 +56,8 @@ Weights<S> weights_of(const LayerTensors& layer) {
           layer.w_hh.data<S>(),
           layer.b_ih.data<S>(),
           layer.b_hh.data<S>(),
-          layer.w_hr.data<S>()};
+          layer.w_hr.data<S>(),
+          layer.unit_weights.data<S>()};
 }
 
 // What forward and backward are both given.
@@ -71,6 +72,10 @@ Args args_of(const LayerTensors& layer, const Sequence& sequence) {
   a.x_row = layer.x.stride(-2);
   a.h0 = layer.h0.data<S>();
   a.c0 = layer.c0.data<S>();
+  if (layer.step_inputs.defined()) {
+    const Tensor& t = layer.step_inputs;
+    a.step_inputs = {t.data<S>(), t.dim() == 3 ? t.stride(0) : 0, t.stride(-2)};
+  }
   return a;
 }
 
@@ -105,6 +110,8 @@ BackwardArgs<S> backward_args(const LayerTensors& layer, const Sequence& sequenc
   a.db_ih = out.db_ih.data<S>();
   a.db_hh = out.db_hh.data<S>();
   a.dw_hr = out.dw_hr.data<S>();
+  a.d_unit_weights = out.d_unit_weights.data<S>();
+  a.d_step_inputs = out.d_step_inputs.data<S>();
   return a;
 }
 

@@ -73,7 +73,7 @@ def _forward(a: Arguments) -> int:
 
 def _forward_prepacked(a: Arguments) -> int:
     size, hidden = a["h0"].shape[1], a["hidden_size"]
-    gates = ops.CELLS[a["cell"]]["gates"] * hidden
+    gates = ops.facts(a["cell"])["gates"] * hidden
     return forward_flops(a["x"].shape, gates, size, hidden if size != hidden else None)
 
 
@@ -94,7 +94,7 @@ def _backward(a: Arguments) -> int:
         first=0 if h0.requires_grad else first,
         needs_x=a["needs"][0],
         trained=trained if a["needs"][1] else [],
-        recomputed=bool(ops.CELLS[a["cell"]]["keeps_slots"]) and a["slots"].numel() == 0,
+        recomputed=bool(ops.facts(a["cell"])["keeps_slots"]) and a["slots"].numel() == 0,
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import _torch, functional, ops, routing
 from fastrnn.nn.unsupported import Limits
-from fastrnn.sequence import ALL_STEPS, Sequence
+from fastrnn.sequence import ALL_STEPS, Sequence, check_masks
 
 State = tuple[Tensor, Tensor | None]
 
@@ -229,7 +229,7 @@ class Recurrent(Limits, nn.RNNBase):
             return None
         sequence = ALL_STEPS
         if lengths is not None or reset is not None:
-            sequence = self._check_masks(x, unbatched, lengths, reset)
+            sequence = check_masks(x, unbatched, self.batch_first, lengths, reset)
         return Call(x, h0, c0, weights, sequence, unbatched)
 
     def _arrange_packed(self, input: PackedSequence, hx: Any) -> Call | None:
@@ -284,30 +284,6 @@ class Recurrent(Limits, nn.RNNBase):
 
     def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
         return functional.LAYERS[path.name]
-
-    def _check_masks(
-        self, x: Tensor, unbatched: bool, lengths: Tensor | None, reset: Tensor | None
-    ) -> Sequence:
-        """lengths and reset checked, in the layout of x [T, B, I]."""
-        steps, batch = x.shape[:2]
-        if lengths is not None:
-            if unbatched:
-                raise ValueError("lengths goes with a batch, not with unbatched input")
-            lengths = _as_lengths(lengths, x.device)
-            _check_mask("lengths", "an int64", torch.int64, (batch,), lengths)
-        if reset is not None:
-            expected = (steps,) if unbatched else (steps, batch)
-            if self.batch_first and not unbatched:
-                expected = (batch, steps)
-            _check_mask("reset", "a bool", torch.bool, expected, reset)
-            if unbatched:
-                reset = reset.unsqueeze(1)
-            elif self.batch_first:
-                reset = reset.transpose(0, 1)
-        for name, mask in (("lengths", lengths), ("reset", reset)):
-            if mask is not None and mask.device != x.device:
-                raise ValueError(f"{name} should be on {x.device} as the input is, got {mask.device}")
-        return Sequence(None, lengths, reset)
 
     def _restore_layout(
         self, input: Any, y: Tensor, h_n: Tensor, c_n: Tensor | None, unbatched: bool
@@ -380,24 +356,6 @@ def _to(dtype: torch.dtype, t: Tensor | None) -> Tensor | None:
 
 def _batch(x: Tensor, batch_sizes: Tensor | None) -> int:
     return x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-
-
-def _as_lengths(lengths: Any, device: torch.device) -> Any:
-    """A list of integers as a tensor, and any integer dtype as int64; what is neither stays."""
-    if isinstance(lengths, list | tuple) and all(type(n) is int for n in lengths):
-        return torch.tensor(lengths, dtype=torch.int64, device=device)
-    narrow = (torch.int32, torch.int16, torch.int8, torch.uint8)
-    return lengths.long() if isinstance(lengths, Tensor) and lengths.dtype in narrow else lengths
-
-
-def _check_mask(name: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...], mask: Any) -> None:
-    if not isinstance(mask, Tensor):
-        got = f"a {type(mask).__name__}"
-    elif mask.shape != shape or mask.dtype != dtype:
-        got = f"{mask.dtype} of shape {tuple(mask.shape)}"
-    else:
-        return
-    raise ValueError(f"{name} should be {kind} tensor of shape {shape}, got {got}")
 
 
 def _check_alike(x: Tensor, *states: Tensor | None) -> None:

@@ -8,6 +8,7 @@
 
 #include "emulation/emulation.h"
 #include "torch/cuda_ops.h"
+#include "torch/schemas.h"
 #include "torch/stable/library.h"
 
 namespace fastrnn::cuda {
@@ -101,16 +102,8 @@ int64_t products() { return static_cast<int64_t>(emulation::products()); }
 }  // namespace fastrnn::cuda
 
 TORCH_LIBRARY(fastrnn_emulated, m) {
-  m.def(
-      "forward(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
-      "Tensor? b_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, "
-      "int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor slots)");
-  m.def(
-      "backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor x, Tensor h0, "
-      "Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
-      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool reverse, Tensor y, Tensor c, "
-      "Tensor slots, bool[2] needs, int precision=0) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, "
-      "Tensor dw_hh, Tensor db_ih, Tensor db_hh, Tensor dw_hr)");
+  m.def(fastrnn::forward_schema);
+  m.def(fastrnn::backward_schema);
   m.def(
       "cuda_driver(Tensor x, str cell, int T, int B, int H, bool projects, bool backward, "
       "int precision=0) -> (str name, str reason)");

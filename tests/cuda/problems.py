@@ -115,4 +115,5 @@ def by_ops(ops: object, problem: Problem, keep: int = 2) -> tuple[Tensor, ...]:
         [True, True],
     )
     outs = (y, h_n, c_n, c) if CELLS[problem.cell]["has_c"] else (y, h_n)
-    return outs + tuple(g for g, t in zip(grads, problem.tensors, strict=True) if t is not None)
+    given = zip(grads[: len(problem.tensors)], problem.tensors, strict=True)
+    return outs + tuple(g for g, t in given if t is not None)

@@ -18,6 +18,9 @@
 //   FASTRNN_HAS_BF16_DOT     one instruction multiplies pairs of bfloat16 and adds to float
 //   FASTRNN_HAS_AMX          matrix tiles of both
 //
+// A cell compiled by itself (plugin.h) defines FASTRNN_PLUGIN, the file that has it, and includes a file in
+// targets/: then only the cell's kernels are compiled.
+//
 // A header named .inl.h is compiled once for each instruction set. It has no include guard, no namespace
 // and no includes of its own, and is included by this file alone. The system's headers are included before
 // the switch to the instruction set. What comes after it is in the target's namespace or always inlined: of
@@ -28,6 +31,9 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#ifdef FASTRNN_PLUGIN
+#include <cmath>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -45,12 +51,16 @@ FASTRNN_PRAGMA(GCC target(FASTRNN_COMPILER_TARGET))
 #endif
 
 #include "cpu/kernels.h"
+#ifdef FASTRNN_PLUGIN
+#include "cells/functions.h"
+#include "cpu/plugin.h"
+#endif
 
 namespace fastrnn {
 
 #include "cpu/isa/lanes.inl.h"
 
-#ifdef FASTRNN_BASE_TARGET
+#if defined(FASTRNN_BASE_TARGET) && !defined(FASTRNN_PLUGIN)
 namespace FASTRNN_BASE_TARGET {
 extern const FloatTables float_tables;
 }
@@ -64,6 +74,13 @@ namespace FASTRNN_TARGET {
 
 #include "cpu/isa/load_store.inl.h"
 
+#ifdef FASTRNN_PLUGIN
+#include FASTRNN_PLUGIN
+
+#include "cpu/isa/cell.inl.h"
+
+#include "cpu/isa/plugin.inl.h"
+#else
 #include "cpu/isa/matmul.inl.h"
 
 #include "cpu/isa/convert.inl.h"
@@ -80,6 +97,7 @@ namespace FASTRNN_TARGET {
 #include FASTRNN_TARGET_CONTENTS
 #else
 #include "cpu/isa/table.inl.h"
+#endif
 #endif
 
 }  // namespace FASTRNN_TARGET
