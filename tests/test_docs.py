@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import operator
 import pkgutil
 import re
@@ -22,6 +22,10 @@ MODULES = sorted(
     # The compiled libraries are none of Python's.
     if "__main__" not in m.name and "._C" not in m.name
 )
+
+
+# Modules that import the library they are for.
+ADAPTERS = {"fastrnn.integrations.torchrl": "torchrl"}
 
 
 def code(page: Path, language: str) -> list[str]:
@@ -44,6 +48,8 @@ def page_id(page: Path) -> str:
 
 @pytest.mark.parametrize("name", ["fastrnn", *MODULES])
 def test_examples_in_docstrings(name: str) -> None:
+    if name in ADAPTERS:
+        pytest.importorskip(ADAPTERS[name], reason=f"{ADAPTERS[name]} is not installed")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 
@@ -78,7 +84,11 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*", words):
             assert (ROOT / words).exists(), words
         if name := re.fullmatch(r"fastrnn((?:\.[A-Za-z_]\w*)+)(?:\(.*\))?", words):
-            operator.attrgetter(name[1][1:])(fastrnn)
+            adapter = next((a for a in ADAPTERS if words.startswith(a)), None)
+            if adapter is None:
+                operator.attrgetter(name[1][1:])(fastrnn)
+            elif importlib.util.find_spec(ADAPTERS[adapter]):
+                assert hasattr(importlib.import_module(adapter), name[1].removeprefix(adapter[7:] + "."))
 
 
 # How an environment variable is read, in C++, Python and shell. Macros of C++ have such names too.
@@ -108,7 +118,8 @@ def test_settings_lists_every_environment_variable() -> None:
 
 
 def test_reference_lists_every_public_name() -> None:
-    listed = re.findall(r"^::: fastrnn\.(?:\w+\.)*(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs/api.md").read_text()
+    listed = re.findall(r"^::: fastrnn\.(?!integrations)(?:\w+\.)*(\w+)$", page, re.MULTILINE)
     assert sorted(listed) == sorted(fastrnn.__all__)
 
 

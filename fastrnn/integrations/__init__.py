@@ -4,10 +4,11 @@ Tools of torch learn it once they are imported, with nothing to call. Adapters f
 modules of their own here, for users to import.
 """
 
-from fastrnn.integrations import flops, fx
+from fastrnn.integrations import flops, fx, opacus
 
 
 def install() -> None:
     """Registers everything that needs no import by the user."""
     flops.install()
     fx.install()
+    opacus.install()
