@@ -1,317 +1,227 @@
-"""fastrnn beside torch.nn (cuDNN) on a GPU, over the whole grid of shapes, with each of its drivers.
+"""fastrnn's CUDA drivers beside torch.nn (cuDNN), over a grid of shapes: are they right, how fast?
 
-All run in one process on the same weights, interleaved, I = H, on inputs that rotate through more memory
-than the L2 cache holds; times are medians of CUDA events. A time is the better of a plain call and one
-replayed from a CUDA graph, so that neither package is charged for Python. A padded batch is given to both
-as [T, B, I], with lengths uniform in T/2..T: torch.nn has to pack and unpack it. A ratio above 1 means that
-fastrnn is faster. Rows that the time did not suffice for are listed as not measured.
+Every driver has a process of its own (benchmarks/cuda_worker.py) that computes one point after another,
+in turns with the others. A driver that hangs, faults or raises loses its process and that point alone;
+after three times it is left out. Each answer is a line of a .jsonl file as soon as it comes. What the
+file has is not computed again, and what was wrong, failed or is not served by a driver is not timed.
+
+Times are medians of CUDA graphs, so that neither package is charged for Python, and of plain calls too at
+a tenth of the points. I = H. Two numbers of steps give the time of a step, and of a call without its
+steps. A ratio above 1 means that fastrnn is faster.
 
 It runs as a module: as a script it would stand in the way of NVIDIA's own package of the name `cuda`.
-With --device cpu everything runs without a GPU: to try the script, not to measure.
+With --device cpu everything runs without a GPU: to try this, not to measure.
 
 Example:
-    python -m benchmarks.cuda --cells lstm gru --dtypes bf16 --seconds 120 --name h200
+    python -m benchmarks.cuda check time --cells lstm --dtypes bf16 --seconds 120 --name h200
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import math
 import os
-import statistics
+import selectors
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-import fastrnn
 from benchmarks.arguments import folder, positive_int, seconds
+from benchmarks.cuda_report import markdown
+from benchmarks.cuda_worker import DTYPES, MODULES, NN
 
-MODULES = {"lstm": (nn.LSTM, fastrnn.LSTM), "gru": (nn.GRU, fastrnn.GRU)}
-# Name: dtype, whether float32 may be rounded to TF32.
-DTYPES = {
-    "tf32": (torch.float32, True),
-    "fp32": (torch.float32, False),
-    "bf16": (torch.bfloat16, True),
-    "fp16": (torch.float16, True),
-}
-HIDDEN = (128, 256, 512, 768, 1024, 1536, 2048)
+HIDDEN = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048)
 BATCH = (1, 8, 16, 32, 64, 128)
-STEPS = (50, 512)
-VARIANTS = ("plain", "padded", "bidirectional")
-NN = "torch.nn"
+STEPS = (64, 256)
+START_SECONDS = 60.0  # for a process to import torch and to open the GPU
+MOST_FAILURES = 3
+
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Case:
+class Point(NamedTuple):
     cell: str
     dtype: str
-    training: bool
-    T: int
-    B: int
     H: int
-    variant: str  # of VARIANTS; bidirectional has two layers
+    B: int
 
 
-@dataclass(frozen=True)
-class Row:
-    """A case as measured.
-
-    Attributes:
-        us: microseconds a call, called plainly and replayed from a CUDA graph (None where that can't be),
-            of torch.nn and of each driver that serves the case.
-        chosen: the driver that runs where none is asked for.
-    """
-
-    case: Case
-    us: dict[str, list[float | None]]
-    chosen: str
-
-    def best(self, who: str) -> float:
-        return min(t for t in self.us[who] if t is not None)
-
-    def ratio(self, driver: str) -> float:
-        return self.best(NN) / self.best(driver)
-
-    @property
-    def drivers(self) -> list[str]:
-        return [who for who in self.us if who != NN]
+def points(args: argparse.Namespace) -> list[Point]:
+    """All points, the first cell and type first; any first part of either is spread over the grid."""
+    found: list[Point] = []
+    kinds = [(cell, dtype) for cell in args.cells for dtype in args.dtypes]
+    for some in (kinds[:1], kinds[1:]):
+        grid = [Point(*kind, H, B) for kind in some for B in args.batch for H in args.hidden]
+        stride = next(n for n in (29, 31, 1) if math.gcd(n, len(grid)) == 1) if grid else 1
+        found += [grid[i * stride % len(grid)] for i in range(len(grid))]
+    return found
 
 
-def cases(args: argparse.Namespace) -> list[Case]:
-    """Every case, so spread that any first part of the list covers the grid; passes stay together."""
-    shapes = [
-        (cell, dtype, T, B, H, variant)
-        for variant in args.variants
-        for cell in args.cells
-        for dtype in args.dtypes
-        for T in args.steps
-        for B in args.batch
-        for H in args.hidden
-    ]
-    stride = next(n for n in (97, 89, 83, 1) if math.gcd(n, len(shapes)) == 1)
-    spread = (shapes[i * stride % len(shapes)] for i in range(len(shapes)))
-    return [
-        Case(cell, dtype, bool(training), T, B, H, variant)
-        for cell, dtype, T, B, H, variant in spread
-        for training in args.training
-    ]
+class LostError(Exception):
+    """A driver's process ended, or did not answer in time."""
 
 
-@contextmanager
-def asked_for(driver: str | None) -> Iterator[None]:
-    """This driver computes wherever it serves; of None, the one that is chosen."""
-    before = os.environ.pop("FASTRNN_CUDA_DRIVER", None)
-    if driver is not None:
-        os.environ["FASTRNN_CUDA_DRIVER"] = driver
+class Worker:
+    """A driver's process, started when something is asked of it."""
+
+    def __init__(self, driver: str, device: str, log: Path) -> None:
+        self.command = [sys.executable, "-m", "benchmarks.cuda_worker", driver, device]
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Row, limit: float) -> Row:
+        """Its answer to the request, which may take so many seconds once the process has started."""
+        if self.process is None:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                )
+            self._next(self.process, START_SECONDS)
+        process = self.process
+        assert process.stdin
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            raise LostError(f"ended with status {self.end(wait=5)}") from None
+        answer = self._next(process, limit)
+        if "failed" in answer:
+            self.end()
+            raise LostError(answer["failed"])
+        return answer
+
+    def _next(self, process: subprocess.Popen[bytes], limit: float) -> Row:
+        """The next line of its output."""
+        assert process.stdout
+        deadline, line = time.monotonic() + limit, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.end()
+                    raise LostError(f"no answer in {limit:.0f} s")
+                part = os.read(process.stdout.fileno(), 1 << 16)
+                if not part:
+                    raise LostError(f"ended with status {self.end(wait=5)}")
+                line += part
+        answer: Row = json.loads(line)
+        return answer
+
+    def end(self, wait: float = 0) -> int | None:
+        """Ends the process, which may come to an end by itself within `wait` seconds; its status."""
+        if self.process is None:
+            return None
+        try:
+            self.process.wait(wait)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        try:
+            return self.process.wait(10)
+        except subprocess.TimeoutExpired:  # in the kernel, waiting for the device
+            return None
+        finally:
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            self.process = None
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a .jsonl file; a line that was cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+Key = tuple[Any, ...]
+
+
+def key(row: Row) -> Key:
+    return tuple(row.get(name) for name in ("what", "driver", *Point._fields))
+
+
+def settles(row: Row) -> set[Key]:
+    """What need not be asked any more after this row."""
+    if row["what"] == "check" and not row.get("right"):
+        return {key(row), key(row | {"what": "time"})}
+    return set() if "failed" in row else {key(row)}
+
+
+def rows(args: argparse.Namespace, deadline: float, found: list[Row], logs: Path) -> Iterator[Row]:
+    """Asks each driver in turn at each point, until the time is over. `found` is what is known already."""
+    workers = {driver: Worker(driver, args.device, logs / f"{driver}.log") for driver in args.drivers}
+    failures = {driver: sum("failed" in r and r["driver"] == driver for r in found) for driver in workers}
+    settled = {one for row in found for one in settles(row)}
     try:
-        yield
+        for what in args.what:
+            for number, point in enumerate(points(args)):
+                for driver, worker in workers.items():
+                    row: Row = {"what": what, "driver": driver, **point._asdict()}
+                    if key(row) in settled or failures[driver] >= MOST_FAILURES:
+                        continue
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return
+                    request = {
+                        **row,
+                        "steps": args.steps,
+                        "repeats": args.repeats,
+                        "plain": number % 10 == 0,
+                    }
+                    try:
+                        row |= worker.ask(request, min(args.limit, left))
+                    except LostError as lost:
+                        failures[driver] += 1
+                        row["failed"] = str(lost)
+                    settled |= settles(row)
+                    yield row
     finally:
-        os.environ.pop("FASTRNN_CUDA_DRIVER", None)
-        if before is not None:
-            os.environ["FASTRNN_CUDA_DRIVER"] = before
+        for worker in workers.values():
+            worker.end()
 
 
-class Call:
-    """One module on rotating inputs; a call computes the output or also every gradient."""
-
-    def __init__(self, case: Case, module: nn.Module, inputs: list[Tensor], driver: str | None) -> None:
-        self.module, self.inputs, self.training, self.driver = module, inputs, case.training, driver
-        self.lengths: Tensor | None = None
-        if case.variant == "padded":
-            random = torch.Generator().manual_seed(case.T)
-            self.lengths = torch.randint(case.T // 2, case.T + 1, (case.B,), generator=random)
-            self.lengths[0] = case.T
-            if driver is not None:
-                self.lengths = self.lengths.to(inputs[0].device)
-        self.at = 0
-
-    def output(self, x: Tensor) -> Tensor:
-        if self.lengths is None:
-            return self.module(x)[0]
-        if self.driver is not None:
-            return self.module(x, lengths=self.lengths)[0]
-        packed = nn.utils.rnn.pack_padded_sequence(x, self.lengths, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(self.module(packed)[0])[0]
-
-    def __call__(self) -> None:
-        x = self.inputs[self.at % len(self.inputs)]
-        self.at += 1
-        with asked_for(self.driver), torch.set_grad_enabled(self.training):
-            y = self.output(x)
-            if self.training:
-                y.backward(torch.ones_like(y))
-
-
-def graphed(call: Call) -> Callable[[], None] | None:
-    """The call as a CUDA graph over all inputs in turn, or None where it can't be captured."""
-    if not call.inputs[0].is_cuda or (call.driver is None and call.lengths is not None):
-        return None  # torch.nn waits for lengths on the host
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    graphs = []
-    try:
-        with torch.cuda.stream(stream):
-            call()
-        torch.cuda.current_stream().wait_stream(stream)
-        for _ in call.inputs:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                call()
-            graphs.append(graph)
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return None
-    turn = iter(range(1 << 60))
-    return lambda: graphs[next(turn) % len(graphs)].replay()
-
-
-def once_us(call: Callable[[], None], device: str) -> float:
-    if device == "cpu":
-        start = time.perf_counter()
-        call()
-        return (time.perf_counter() - start) * 1e6
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) * 1e3
-
-
-def median_us(calls: list[Callable[[], None] | None], repeats: int, device: str) -> list[float | None]:
-    """Median time of each call, interleaved."""
-    times: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        if call is not None:
-            call()
-    for _ in range(repeats):
-        for call, seen in zip(calls, times, strict=True):
-            if call is not None:
-                seen.append(once_us(call, device))
-    return [statistics.median(seen) if seen else None for seen in times]
-
-
-def measure(case: Case, drivers: list[str], repeats: int, device: str) -> Row:
-    dtype, tf32 = DTYPES[case.dtype]
-    torch.backends.cudnn.allow_tf32 = tf32
-    theirs_type, ours_type = MODULES[case.cell]
-    layers = 2 if case.variant == "bidirectional" else 1
-    options: dict[str, Any] = {"num_layers": layers, "bidirectional": layers == 2}
-    theirs = theirs_type(case.H, case.H, **options, device=device, dtype=dtype)
-    ours = ours_type(case.H, case.H, **options, device=device, dtype=dtype)
-    ours.load_state_dict(theirs.state_dict())
-    theirs.flatten_parameters()
-    size = case.T * case.B * case.H * dtype.itemsize
-    inputs = [
-        torch.randn(case.T, case.B, case.H, device=device, dtype=dtype, requires_grad=case.training)
-        for _ in range(min(4, max(2, math.ceil(100e6 / size))))
-    ]
-    with asked_for(None):
-        chosen = fastrnn.explain(ours, inputs[0]).driver or device
-    serving = []
-    for driver in drivers:
-        with asked_for(driver):
-            # Without a GPU there is none.
-            if fastrnn.explain(ours, inputs[0]).driver in (driver, None):
-                serving.append(driver)
-    calls: list[Callable[[], None] | None] = []
-    for module, driver in ((theirs, None), *((ours, driver) for driver in serving)):
-        plain = Call(case, module, inputs, driver)
-        calls += [plain, graphed(Call(case, module, inputs, driver))]
-    times = median_us(calls, repeats, device)
-    return Row(case, {who: times[2 * i : 2 * i + 2] for i, who in enumerate((NN, *serving))}, chosen)
-
-
-def geomean(ratios: list[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, ratios))) if ratios else math.nan
-
-
-def what(case: Case) -> str:
-    return "fwd+bwd" if case.training else "fwd"
-
-
-def markdown(rows: list[Row], missing: int, about: dict[str, Any]) -> str:
-    drivers = list(dict.fromkeys(driver for row in rows for driver in row.drivers))
-    lines = ["# fastrnn beside torch.nn on a GPU", ""]
-    lines += [f"- {key}: {value}" for key, value in about.items()]
-    lines += ["", "| variant | cell | dtype | pass | driver | rows | geomean | worst |", "|---" * 8 + "|"]
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for row in rows:
-        c = row.case
-        for driver in row.drivers:
-            groups.setdefault((c.variant, c.cell, c.dtype, what(c), driver), []).append(row.ratio(driver))
-    for key, ratios in sorted(groups.items()):
-        lines.append(f"| {' | '.join(key)} | {len(ratios)} | {geomean(ratios):.2f} | {min(ratios):.2f} |")
-    heads = ["variant", "cell", "dtype", "pass", "T", "H", "B", f"{NN} us", *(f"{d} us" for d in drivers)]
-    heads += ["runs", "its us a step", "its ratio"]
-    lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-
-    def place(row: Row) -> tuple[Any, ...]:
-        c = row.case
-        return c.variant, c.cell, c.dtype, c.training, c.T, c.H, c.B
-
-    for row in sorted(rows, key=place):
-        c = row.case
-        runs = row.chosen if row.chosen in row.us else row.drivers[0]
-        cells = [c.variant, c.cell, c.dtype, what(c), c.T, c.H, c.B, f"{row.best(NN):.0f}"]
-        cells += [f"{row.best(d):.0f}" if d in row.us else "" for d in drivers]
-        cells += [runs, f"{row.best(runs) / c.T:.2f}", f"{row.ratio(runs):.2f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += [
-        "",
-        *(
-            f"Geometric mean of the ratios of {d}: {geomean([r.ratio(d) for r in rows if d in r.us]):.2f}"
-            for d in drivers
-        ),
-    ]
-    if missing:
-        lines.append(f"Not measured, for want of time: {missing} of {missing + len(rows)}.")
-    return "\n".join(lines) + "\n"
-
-
-def facts(device: str) -> dict[str, Any]:
-    about: dict[str, Any] = {"date": datetime.date.today().isoformat(), "device": device}
+def about(device: str) -> Row:
+    """What the figures are of."""
+    facts: Row = {"what": "about", "date": datetime.date.today().isoformat(), "device": device}
     if device == "cuda":
-        major, minor = torch.cuda.get_device_capability()
-        about |= {"device": torch.cuda.get_device_name(), "arch": 10 * major + minor}
+        p = torch.cuda.get_device_properties(0)
+        facts |= {
+            "device": p.name,
+            "arch": 10 * p.major + p.minor,
+            "multiprocessors": p.multi_processor_count,
+            "shared_bytes": p.shared_memory_per_block_optin,
+        }
     versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
-    return about | {
-        "torch": f"{torch.__version__}, {versions}",
-        "fastrnn": fastrnn.__version__,
-        "tf32": "float32 with TF32 allowed, as torch.nn.LSTM has it by default; fp32: not allowed",
-    }
-
-
-def write(stem: Path, rows: list[Row], missing: int, about: dict[str, Any]) -> str:
-    text = markdown(rows, missing, about)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".md").write_text(text)
-    stem.with_suffix(".json").write_text(
-        json.dumps({"about": about, "rows": [asdict(r) for r in rows]}, indent=1)
-    )
-    return text
+    return facts | {"torch": f"{torch.__version__}, {versions}"}
 
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("what", nargs="+", choices=["check", "time"], help="in this order")
     options.add_argument("--cells", nargs="+", choices=MODULES, default=list(MODULES))
-    options.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp16", "tf32"])
+    options.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "tf32"])
     options.add_argument("--hidden", nargs="+", type=positive_int, default=list(HIDDEN))
     options.add_argument("--batch", nargs="+", type=positive_int, default=list(BATCH))
-    options.add_argument("--steps", nargs="+", type=positive_int, default=list(STEPS))
-    options.add_argument("--training", nargs="+", type=int, choices=[0, 1], default=[0, 1])
-    options.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    options.add_argument("--drivers", nargs="+", help="default: all that this build has")
-    options.add_argument("--repeats", type=positive_int, default=7)
+    options.add_argument("--steps", nargs=2, type=positive_int, default=list(STEPS))
+    options.add_argument("--drivers", nargs="+", help=f"default: {NN} and all that this build has")
+    options.add_argument("--repeats", type=positive_int, default=5)
+    options.add_argument("--limit", type=seconds, default=20, help="for a point of a driver")
     options.add_argument("--seconds", type=seconds, default=300, help="stop after this long")
     options.add_argument("--out", type=folder, default=Path(__file__).parent / "results")
     options.add_argument("--name", default="cuda", help="of the result files, after the date")
@@ -321,27 +231,33 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
+    deadline = time.monotonic() + args.seconds
     if args.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks.cuda needs a GPU, and torch sees none here", file=sys.stderr)
         return 1
-    deadline = time.monotonic() + args.seconds
-    todo, about = cases(args), facts(args.device)
-    drivers = args.drivers or fastrnn.build_info()["cuda_drivers"] or ["step"]
-    stem = args.out / f"{about['date']}-{args.name}"
-    rows: list[Row] = []
-    written = time.monotonic()
-    while len(rows) < len(todo) and time.monotonic() < deadline:
-        rows.append(measure(todo[len(rows)], drivers, args.repeats, args.device))
-        if args.device == "cuda":
-            torch.cuda.empty_cache()
-        # Whatever ends this program early leaves what it had until then.
-        if time.monotonic() - written > 15:
-            write(stem, rows, len(todo) - len(rows), about)
-            written = time.monotonic()
-    text = write(stem, rows, len(todo) - len(rows), about)
-    print(text.split("\n| variant | cell | dtype | pass | T ")[0])
-    print(f"written: {stem}.md and .json")
-    return 0
+    if not args.drivers:
+        import fastrnn  # torch.nn alone is measured while fastrnn is built
+
+        args.drivers = [NN, *fastrnn.build_info()["cuda_drivers"]]
+    facts = about(args.device)
+    stem = args.out / f"{facts['date']}-{args.name}"
+    logs = args.out / f"{stem.name}-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"{stem.name}.jsonl"
+    found = read(path)
+    with path.open("a") as to:
+        if not found:
+            to.write(json.dumps(facts) + "\n")
+        failed = False
+        for row in rows(args, deadline, found, logs):
+            failed = failed or "failed" in row or row.get("right") is False
+            to.write(json.dumps(row) + "\n")
+            to.flush()
+    text = markdown(read(path))
+    (args.out / f"{stem.name}-times.md").write_text(text)
+    print(text.split("\n## Times")[0])
+    print(f"written: {path} and {stem.name}-times.md")
+    return int(failed)
 
 
 if __name__ == "__main__":

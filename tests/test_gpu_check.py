@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent / "tools"))
+sys.path += [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tools")]
 
 import gpu_check
 from gpu_check import Check, Step
+
+from benchmarks import cuda, cuda_report
+from benchmarks.cuda_report import PASSES
 
 
 def python(name: str, code: str, seconds: float = 20) -> Step:
@@ -83,30 +87,82 @@ def test_time_is_kept_for_what_comes_later(tmp_path: Path) -> None:
     assert "| last | passed |" in one.report.read_text()
 
 
-def test_all_that_is_planned_fits_nine_minutes() -> None:
-    defaults = 520
-    assert gpu_check.build(False).seconds + 100 + 20 + 60 < defaults
-    for step in (gpu_check.tests("step", False), *gpu_check.sanitizers("cluster", False)):
-        assert step.seconds <= 150
-    command = gpu_check.benchmarks("benchmarks", ["step", "cluster"], 200, Path("out"), False)
-    assert command.seconds < 230
-    assert command.command[command.command.index("--drivers") + 1 :][:2] == ["step", "cluster"]
+def test_a_step_that_is_stopped_may_write_its_summary(tmp_path: Path) -> None:
+    one = check(tmp_path)
+    code = "import time\ntry:\n  time.sleep(20)\nexcept KeyboardInterrupt:\n  print('3 failed')"
+    one.run([python("tests", code, 1)])
+    assert statuses(one) == {"tests": "stopped after 1 s"}
+    assert "3 failed" in one.report.read_text()
+    assert "3 failed" in (tmp_path / "logs" / "tests.log").read_text()
 
 
-def test_a_rehearsal_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands themselves, on a CPU and small, but for the tests that are collected."""
+def test_a_rehearsal_comes_out_as_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command, on a CPU and small; the tests are only collected."""
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    status = gpu_check.main(["--rehearse", "--skip", "tests", "package", "--out", str(tmp_path)])
+    status = gpu_check.main(["--rehearse", "--out", str(tmp_path)])
     (report,) = tmp_path.glob("*-gpu-check.md")
     assert status == 0, report.read_text()
-    passed = {line.split(" | ")[0] for line in report.read_text().splitlines() if "| passed |" in line}
-    names = {
-        f"| {tool} of the {d} driver"
-        for tool in ("memcheck", "racecheck")
-        for d in gpu_check.drivers_built()
-    }
-    assert passed == {"| build", *names, "| benchmarks"}
-    assert len(list(tmp_path.glob("*-gpu-check-benchmarks.*"))) == 2
+    (logs,) = tmp_path.glob("*-gpu-check-logs")
+    assert {log.stem for log in logs.iterdir()} >= {"build", "check", "times", *gpu_check.REHEARSED}
+    (path,) = tmp_path.glob("*-gpu-check.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[0]["device"] == "cpu"
+
+    def outcomes(what: str, driver: str) -> set[str]:
+        found = [r for r in rows[1:] if (r["what"], r["driver"]) == (what, driver)]
+        return {r.get("failed", f"right: {r.get('right')}") for r in found}
+
+    assert outcomes("check", "step") == {"right: True"}
+    assert outcomes("check", "wrong") == {"right: False"}
+    assert outcomes("check", "hangs") == {"no answer in 2 s"}
+    assert outcomes("check", "faults") == {"ended with status -6"}
+    assert all("RuntimeError" in outcome for outcome in outcomes("check", "raises"))
+    assert outcomes("time", "faults-timed") == {"ended with status -6"}
+    for driver in ("hangs", "faults", "raises", "wrong"):  # are not timed
+        assert outcomes("time", driver) == set()
+    for driver in ("torch.nn", "step"):
+        timed = [r for r in rows[1:] if (r["what"], r["driver"]) == ("time", driver)]
+        assert len(timed) == 1
+        for row in timed:
+            assert set(row["us"]) == {"inference", "forward", "backward"}
+            assert all(us > 0 for of_steps in row["us"].values() for us in of_steps.values())
+    (page,) = tmp_path.glob("*-gpu-check-times.md")
+    assert "| lstm | tf32 | backward | step | 2 |" in page.read_text()
+
+
+def test_steps_and_calls_are_told_apart() -> None:
+    """7 us a step and 30 us for the rest of a call."""
+    us = {"64": 7 * 64 + 30.0, "256": 7 * 256 + 30.0}
+    assert cuda_report.line(us) == (7, 30)
+    where = {"what": "time", "cell": "lstm", "dtype": "bf16", "H": 64, "B": 8}
+    rows = [
+        where
+        | {"driver": driver, "us": {which: {T: t * factor for T, t in us.items()} for which in PASSES}}
+        for driver, factor in (("torch.nn", 1), ("step", 2), ("block", 0.5))
+    ]
+    page = cuda_report.markdown([{"what": "about", "device": "H200"}, *rows])
+    assert "| lstm | bf16 | 64 | 8 | 7.00 + 30 | 14.00 + 60 | 3.50 + 15 | block | 2.00 |" in page
+    wrong = {**where, "what": "check", "driver": "block", "served": True, "right": False}
+    page = cuda_report.markdown([*rows, wrong | {"error": 0.1, "torch_error": 0.01}])
+    assert "block, lstm bf16 64 8: wrong: error 0.1, torch.nn's 0.01" in page
+    assert "| lstm | bf16 | 64 | 8 | 7.00 + 30 | 14.00 + 60 | step | 0.50 |" in page
+
+
+def test_a_driver_is_left_out_after_three_failures(tmp_path: Path) -> None:
+    args = cuda.parser().parse_args(["check", "--device", "cpu", "--drivers", "faults", "--batch", "1"])
+    args.hidden, args.cells, args.dtypes = [2, 3, 4, 5, 6], ["lstm"], ["fp32"]
+    rows = list(cuda.rows(args, time.monotonic() + 100, [], tmp_path))
+    assert [r["failed"] for r in rows] == ["ended with status -6"] * 3
+    assert list(cuda.rows(args, time.monotonic() + 100, rows, tmp_path)) == []
+
+
+def test_time_suffices_for_every_step() -> None:
+    default = 580
+    reserved = gpu_check.FOR_TIMES + gpu_check.FOR_REST
+    assert gpu_check.build(False).seconds + 60 + reserved <= default
+    command = gpu_check.benchmark("times", "time", ["step", "cluster"], 200, Path("out"), False)
+    assert command.seconds < 220
+    assert command.command[command.command.index("--drivers") + 1 :][:2] == ["step", "cluster"]
 
 
 def test_needs_a_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,12 @@
-"""Writes csrc/cuda/measured.h: where a driver was measured to be faster than the step driver.
+"""Writes csrc/cuda/measured.h: where a driver was measured to be faster than the step driver and torch.nn.
 
-Reads the .json files that benchmarks/cuda.py wrote on a GPU; of one shape in several files the last
-counts. A driver wins at a hidden size and batch where it took at least 5 percent less time than the step
-driver at every number of steps measured; of several the fastest does. Backward is what training took
-beyond inference. A row is a rectangle of neighboring points that one driver won, and it holds between
-them too.
+Reads the .jsonl files that benchmarks/cuda.py wrote on a GPU; of one shape in several files the last
+counts. A driver wins at a hidden size and batch if its results were right there and it took at least 5
+percent less time than both at every number of steps measured; of several the fastest does. A row is a
+rectangle of neighboring points that one driver won, and it holds between them too.
 
 Example:
-    python tools/dispatch_table.py benchmarks/results/2026-12-01-gpu-check.json
+    python tools/dispatch_table.py benchmarks/results/2026-12-01-gpu-check.jsonl
 """
 
 from __future__ import annotations
@@ -19,6 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.cuda_report import place, wrong
+from benchmarks.cuda_worker import NN
 
 HEADER = Path(__file__).resolve().parent.parent / "csrc/cuda/measured.h"
 TYPES = {"bf16": "bfloat16", "fp16": "float16", "tf32": "float32"}
@@ -37,7 +41,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Win:
-    """A driver's least advantage over the step driver in a range of measured sizes."""
+    """A driver's least advantage over the step driver and torch.nn in a range of measured sizes."""
 
     driver: str
     ratio: float
@@ -53,26 +57,25 @@ Times = dict[str, float]  # microseconds by driver
 Points = dict[tuple[int, int], dict[int, Times]]  # (H, B) -> T -> times
 
 
-def read(results: Iterable[dict[str, Any]]) -> dict[Problem, Points]:
-    """Times by problem and size, of the plain variant."""
+def read(results: Iterable[list[dict[str, Any]]]) -> dict[Problem, Points]:
+    """Times by problem and size, of drivers whose results were right."""
     whole: dict[tuple[Problem, int, int, int], Times] = {}
-    for result in results:
-        if "arch" not in result["about"]:
-            raise ValueError(
-                f"figures of {result['about'].get('device')}, which is no GPU, choose no driver"
-            )
-        for row in result["rows"]:
-            case = row["case"]
-            if case["variant"] != "plain" or case["dtype"] not in TYPES:
+    for about, *rows in results:
+        if "arch" not in about:
+            raise ValueError(f"figures of {about.get('device')}, which is no GPU, choose no driver")
+        bad = wrong(rows)
+        for row in rows:
+            if "us" not in row or row["dtype"] not in TYPES or (row["driver"], place(row)) in bad:
                 continue
-            problem = Problem(result["about"]["arch"], case["cell"], case["dtype"], case["training"])
-            best = {who: min(t for t in us if t is not None) for who, us in row["us"].items()}
-            whole[problem, case["H"], case["B"], case["T"]] = best
+            for which, of_steps in row["us"].items():
+                if which == "inference":
+                    continue
+                problem = Problem(about["arch"], row["cell"], row["dtype"], which == "backward")
+                for T, us in of_steps.items():
+                    times = whole.setdefault((problem, row["H"], row["B"], int(T)), {})
+                    times[row["driver"]] = us
     found: dict[Problem, Points] = {}
     for (problem, H, B, T), times in whole.items():
-        if problem.backward:
-            forward = whole.get((replace(problem, backward=False), H, B, T), {})
-            times = {who: t - forward[who] for who, t in times.items() if who in forward}
         found.setdefault(problem, {}).setdefault((H, B), {})[T] = times
     return found
 
@@ -80,10 +83,10 @@ def read(results: Iterable[dict[str, Any]]) -> dict[Problem, Points]:
 def winner(point: dict[int, Times]) -> Win | None:
     """The driver to take at one size, from its times at every number of steps."""
     wins = []
-    for driver in {who for times in point.values() for who in times} - {"step", "torch.nn"}:
+    for driver in {who for times in point.values() for who in times} - {"step", NN}:
         ratios = [
-            (times["step"] / times[driver], T)
-            if times.get(driver, 0) > 0 and times.get("step", 0) > 0
+            (min(times["step"], times[NN]) / times[driver], T)
+            if {driver, "step", NN} <= times.keys()
             else (0.0, T)
             for T, times in point.items()
         ]
@@ -127,7 +130,7 @@ def rectangles(points: Points) -> list[tuple[range, range, Win]]:
     return sorted(table, key=lambda entry: (entry[0].start, entry[1].start))
 
 
-def render(results: list[dict[str, Any]]) -> str:
+def render(results: list[list[dict[str, Any]]]) -> str:
     """The header's text."""
     lines: list[str] = []
     for problem, points in sorted(read(results).items(), key=lambda item: repr(item[0])):
@@ -140,7 +143,7 @@ def render(results: list[dict[str, Any]]) -> str:
                 f'    {{"{win.driver}", {key}, {win.fewest}, {sizes}, {win.ratio:.2f}}},',
             ]
     count = sum(line.startswith("    {") for line in lines)
-    abouts = [r["about"] for r in results]
+    abouts = [rows[0] for rows in results]
     sources = [f"// {a['date']}, {a['device']}, torch {a['torch']}" for a in abouts]
     body = ["inline constexpr std::array<Measured, 0> measured{};"]
     if count:
@@ -175,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, default=HEADER)
     args = parser.parse_args(arguments)
     try:
-        text = render([json.loads(path.read_text()) for path in args.results])
+        text = render([[json.loads(row) for row in path.read_text().splitlines()] for path in args.results])
     except (OSError, ValueError, KeyError) as error:
         print(f"dispatch_table: {error}", file=sys.stderr)
         return 1

@@ -1,20 +1,22 @@
-"""Builds, tests and measures fastrnn on a machine with a GPU, in under nine minutes, without network.
+"""Builds, tests and measures fastrnn on a machine with a GPU, in ten minutes, without network.
 
-What came of every step is in <date>-gpu-check.md in benchmarks/results, with the benchmark's own files
-beside it, and is written again after each: a step that fails, hangs or is stopped takes no other's result
-with it. Each has a limit of its own, and time is kept for the last ones. Exit status 1 if one did not pass.
+What came of every step is in <date>-gpu-check.md in benchmarks/results, and is written again after each
+step: one that fails, hangs or is stopped takes no other's result with it. Each has a limit of its own,
+and time is kept for those after it. All logs are in <date>-gpu-check-logs/, and the rows of
+benchmarks/cuda.py in <date>-gpu-check.jsonl as they come. Exit status 1 if a step did not pass.
 
-    build           in place, against the torch that is here, for the GPU that is here
-    tests           those of all devices on the GPU, and those that only a GPU can run; then exactness and
-                    the latter again with each driver that is off until it has been measured
-    memcheck,       compute-sanitizer on a small run of every cell, with each driver
-    racecheck
-    benchmarks      against cuDNN over the whole grid, with each driver whose tests passed; then, apart and
-                    shorter, with those whose tests did not
-    package         pip builds a wheel of it
+    build     in place, against the torch that is here, for the GPU that is here; meanwhile
+    cuDNN     the times of torch.nn, which need no build
+    smoke     each driver at one shape, in a process of its own
+    check     each driver against float64 at every shape that is timed
+    tests     of each driver: what only a GPU can show, and exactness
+    times     each driver at every shape, forward and backward apart
+    profile   ncu, the first launches of each driver's kernels, if ncu is installed
+    table     the drivers that won, as csrc/cuda/measured.h for the next build
 
-With --rehearse the same steps run without a GPU, each with something small in place of its work: to see
-that this script does what it should, not that fastrnn does.
+With --rehearse the same steps run without a GPU, at small sizes, with drivers that hang, fault, raise and
+compute something wrong: to see that this script does what it should, not that fastrnn does. Exit status 0
+if every step came out as it must then.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import contextlib
 import datetime
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,23 +37,30 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+GRACE_SECONDS = 5.0  # for a step that is stopped to write what it has
+# Kept for the times, and for the profile and the table, whatever the steps before them take.
+FOR_TIMES, FOR_REST = 200.0, 40.0
 
-# A run of every cell small enough for compute-sanitizer, which slows a kernel down a hundredfold.
-SANITIZED = """
-import sys, torch, fastrnn
-device = sys.argv[1]
-for cls in (fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN):
-    for dtype in (torch.float32, torch.bfloat16):
-        for H in (16, 33):
-            m = cls(8, H, bidirectional=True, device=device, dtype=dtype)
-            x = torch.randn(3, 5, 8, device=device, dtype=dtype)
-            m(x)[0].sum().backward()
-            lengths = torch.tensor([3, 1, 2, 3, 1], device=device)
-            reset = torch.rand(3, 5, device=device) < 0.3
-            m(x, lengths=lengths, reset=reset)[0].sum().backward()
-if device == "cuda":
-    torch.cuda.synchronize()
+# One call of each pass, for ncu.
+PROFILED = """
+import torch, fastrnn
+m = fastrnn.LSTM(256, 256, device="cuda", dtype=torch.bfloat16)
+m(torch.randn(32, 32, 256, device="cuda", dtype=torch.bfloat16))[0].sum().backward()
+torch.cuda.synchronize()
 """
+KERNELS = {"step": "cell_", "grid": "grid_"}  # of others: slice_
+
+# Drivers of a rehearsal, and what must come of its steps.
+REHEARSED = ["torch.nn", "step", "hangs", "faults", "raises", "wrong", "faults-timed"]
+EXPECTED = {
+    "build": "passed",
+    "cuDNN": "passed",
+    "smoke": "failed with status 1",
+    "check": "failed with status 1",
+    "tests of the step driver": "passed",
+    "times": "failed with status 1",
+    "table": "failed with status 1",
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,9 @@ class Running:
         status = "passed" if code == 0 else f"failed with status {code}"
         if code is None:
             status = f"stopped after {self.limit:.0f} s"
+            self.process.send_signal(signal.SIGINT)  # pytest then writes its summary
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE_SECONDS)
         with contextlib.suppress(ProcessLookupError):  # what it may have left behind, too
             os.killpg(self.process.pid, signal.SIGKILL)
         try:
@@ -128,7 +141,7 @@ class Check:
         logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, steps: list[Step], later: float = 0.0) -> None:
-        """Runs steps at the same time, leaving ``later`` seconds for those after them."""
+        """Runs steps at the same time, keeping ``later`` seconds for those after them."""
         left = self.deadline - time.monotonic() - later
         running = []
         for step in steps:
@@ -163,6 +176,7 @@ class Check:
         for r in self.results:
             tail = "\n".join(r.output[-6000:].strip().splitlines()[-60:])
             lines += ["", f"## {r.name}", "", "```", tail, "```"]
+        lines += ["", f"Whole logs: {self.logs.name}/"]
         return "\n".join(lines) + "\n"
 
 
@@ -174,58 +188,49 @@ def build(rehearse: bool) -> Step:
     return Step("build", command, 240, environment)
 
 
-def tests(driver: str, rehearse: bool) -> Step:
-    """Of the step driver everything; of others what shows whether they are right."""
-    command = [sys.executable, "-m", "pytest", "-v", "-k", "cuda and not emulat and not dispatch"]
+def benchmark(
+    name: str, what: str, drivers: list[str], seconds: float, out: Path, rehearse: bool, *shapes: str
+) -> Step:
+    """benchmarks/cuda.py, which appends to one file and leaves out what is there."""
+    command = [sys.executable, "-m", "benchmarks.cuda", what, "--name", "gpu-check", "--out", str(out)]
+    command += ["--drivers", *drivers, *shapes, "--seconds", str(seconds)]
     if rehearse:
-        command += ["--collect-only", "-q"]
-    else:
-        # Whoever hangs is ended alone, and others go on.
-        plugins = {"xdist": ["-n", "6"], "pytest_timeout": ["--timeout=100", "--timeout-method=thread"]}
-        command += [
-            o for name, options in plugins.items() if importlib.util.find_spec(name) for o in options
-        ]
-    few = {"FASTRNN_TEST_CONFIGS": "60"}
-    if driver == "step":
-        return Step("tests of the step driver", [*command, "tests"], 150, few)
-    some = ["tests/cuda/test_device.py", "tests/test_parity.py"]
+        command += ["--device", "cpu", "--steps", "2", "4", "--repeats", "1", "--limit", "2"]
+        command += ["--cells", "lstm", "--dtypes", "tf32", "--batch", "1"]
+        command += ["--hidden", "8"] if shapes else ["--hidden", "16"]
+    return Step(name, command, seconds + 15)
+
+
+def smoke(drivers: list[str], out: Path, rehearse: bool) -> Step:
+    shapes = ["--cells", "lstm", "--dtypes", "bf16", "--hidden", "128", "--batch", "8"]
+    return benchmark("smoke", "check", drivers, 100, out, rehearse, *shapes)
+
+
+def tests(driver: str, rehearse: bool) -> Step:
+    """What only a GPU can show, and exactness; float32 with TF32 on drivers that need it (conftest.py)."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=short", "-k", "cuda and not emulat"]
+    if rehearse:
+        command += ["--collect-only"]
+    elif importlib.util.find_spec("xdist"):
+        command += ["-n", "6"]
+    environment = {"FASTRNN_TEST_CONFIGS": "60", "FASTRNN_CUDA_DRIVER": driver}
+    files = ["tests/cuda/test_device.py", "tests/test_parity.py"]
+    return Step(f"tests of the {driver} driver", [*command, *files], 40, environment)
+
+
+def profile(driver: str) -> Step:
+    """Stalls and issue slots of the first launches of the kernels."""
+    command = ["ncu", "--launch-count", "4", "--kernel-name", f"regex:{KERNELS.get(driver, 'slice_')}"]
+    command += ["--section", "SpeedOfLight", "--section", "WarpStateStats", "--section", "SchedulerStats"]
+    environment = {"FASTRNN_CUDA_DRIVER": driver}
     return Step(
-        f"tests of the {driver} driver", [*command, *some], 150, few | {"FASTRNN_CUDA_DRIVER": driver}
+        f"profile of the {driver} driver", [*command, sys.executable, "-c", PROFILED], 20, environment
     )
 
 
-def sanitizers(driver: str, rehearse: bool) -> list[Step]:
-    run = [sys.executable, "-c", SANITIZED, "cpu" if rehearse else "cuda"]
-    found = []
-    for tool in ("memcheck", "racecheck"):
-        check = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin/compute-sanitizer")]
-        check += ["--tool", tool, "--error-exitcode", "1", "--launch-timeout", "60"]
-        environment = {"FASTRNN_CUDA_DRIVER": driver}
-        if tool == "memcheck":  # memory of torch's caching allocator hides an access beside a tensor
-            environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-        if rehearse:
-            check, environment = [], {}
-        found.append(Step(f"{tool} of the {driver} driver", [*check, *run], 120, environment))
-    return found
-
-
-def benchmarks(name: str, drivers: list[str], seconds: float, out: Path, rehearse: bool) -> Step:
-    command = [sys.executable, "-m", "benchmarks.cuda", "--out", str(out)]
-    command += ["--name", f"gpu-check-{name.replace(' ', '-')}", "--drivers", *drivers]
-    if rehearse:
-        command += ["--device", "cpu", "--hidden", "8", "--batch", "1", "--steps", "2", "--repeats", "1"]
-        command += ["--dtypes", "tf32"]
-        seconds = 5
-    return Step(name, [*command, "--seconds", str(seconds)], seconds + 25)
-
-
-def package(out: Path, rehearse: bool) -> Step:
-    offline = ["--no-index", "--no-build-isolation", "--no-deps"]
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    if rehearse:
-        return Step("package", [*command, "install", "--dry-run", "--ignore-installed", *offline, "."], 60)
-    wheel = [*command, "wheel", *offline, "--wheel-dir", str(out), "."]
-    return Step("package", wheel, 60, {"FASTRNN_CUDA": "1"})
+def table(rows: Path, out: Path) -> Step:
+    command = [sys.executable, "tools/dispatch_table.py", str(rows), "--to", str(out / "measured.h")]
+    return Step("table", command, 20)
 
 
 def drivers_built() -> list[str]:
@@ -236,54 +241,69 @@ def drivers_built() -> list[str]:
     return done.stdout.split() or ["step"]
 
 
+def first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return done.stdout.strip().splitlines()[-1 if "nvcc" in command[0] else 0]
+
+
+def facts(rehearse: bool) -> dict[str, str]:
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "GPU": "none: a rehearsal",
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, Python {sys.version.split()[0]}",
+        "compilers": f"{first_line('c++', '--version')}; {first_line('nvcc', '--version')}",
+        "cores": str(os.cpu_count()),
+    }
+    if not rehearse:
+        p = torch.cuda.get_device_properties(0)
+        found["GPU"] = f"{p.name}, sm_{p.major}{p.minor}, {p.multi_processor_count} multiprocessors, "
+        found["GPU"] += f"{p.shared_memory_per_block_optin} bytes of shared memory a block"
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=520, help="for everything")
-    parser.add_argument("--benchmark-seconds", type=float, default=200, help="at most")
+    parser.add_argument("--seconds", type=float, default=580, help="for everything")
     parser.add_argument("--skip", nargs="+", default=[], help="steps whose names begin with one of these")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="for the results")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU, to try this script")
     args = parser.parse_args(arguments)
-    rehearse = args.rehearse
+    rehearse, out = args.rehearse, args.out
     if not rehearse and not torch.cuda.is_available():
         print("gpu-check needs a GPU, and torch sees none here", file=sys.stderr)
         return 1
-    date = datetime.date.today().isoformat()
-    about = {
-        "date": date,
-        "GPU": "none: a rehearsal" if rehearse else torch.cuda.get_device_name(),
-        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, Python {sys.version.split()[0]}",
-    }
+    about = facts(rehearse)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    logs = ROOT / "out" / "gpu-check"
-    check = Check(args.seconds, args.out / f"{date}-gpu-check.md", about, logs)
+    stem = f"{about['date']}-gpu-check"
+    check = Check(args.seconds, out / f"{stem}.md", about, out / f"{stem}-logs")
 
-    def wanted(steps: list[Step]) -> list[Step]:
-        return [s for s in steps if not any(s.name.startswith(name) for name in args.skip)]
+    def run(*steps: Step, later: float = 0.0) -> None:
+        check.run([s for s in steps if not any(s.name.startswith(name) for name in args.skip)], later)
 
-    # What later steps are worth, whatever the earlier ones take.
-    least_benchmark, least_package = 100.0, 20.0
-    check.run(wanted([build(rehearse)]), later=least_benchmark + least_package + 60)
-    if check.passed():
-        drivers = drivers_built()
-        checks = [step for d in drivers for step in (tests(d, rehearse), *sanitizers(d, rehearse))]
-        check.run(wanted(checks), later=least_benchmark + least_package)
-        good = [d for d in drivers if d == "step" or check.passed(f"tests of the {d} driver")]
-        doubtful = [d for d in drivers if d not in good]
-        for_doubtful = 60.0 if doubtful else 0.0
-        left = check.deadline - time.monotonic() - least_package - for_doubtful - 25
-        seconds = max(10.0, min(args.benchmark_seconds, left))
-        check.run(
-            wanted([benchmarks("benchmarks", good, seconds, args.out, rehearse)]),
-            later=least_package + for_doubtful,
-        )
-        if doubtful:
-            name, both = "benchmarks of drivers whose tests failed", ["step", *doubtful]
-            check.run(
-                wanted([benchmarks(name, both, for_doubtful - 25, args.out, rehearse)]), later=least_package
-            )
-        check.run(wanted([package(logs, rehearse)]))
+    run(
+        build(rehearse),
+        benchmark("cuDNN", "time", ["torch.nn"], 75, out, rehearse),
+        later=FOR_TIMES + FOR_REST + 60,
+    )
+    if check.passed("build"):
+        ours = ["step"] if rehearse else drivers_built()
+        drivers = REHEARSED if rehearse else ["torch.nn", *ours]
+        run(smoke(drivers[1:], out, rehearse), later=FOR_TIMES + FOR_REST)
+        run(benchmark("check", "check", drivers[1:], 70, out, rehearse), later=FOR_TIMES + FOR_REST)
+        for driver in ours:
+            run(tests(driver, rehearse), later=FOR_TIMES + FOR_REST)
+        left = check.deadline - time.monotonic() - FOR_REST - 20
+        run(benchmark("times", "time", drivers, max(10.0, left), out, rehearse), later=FOR_REST)
+        if shutil.which("ncu") and not rehearse:
+            for driver in ours:
+                run(profile(driver), later=15)
+        run(table(out / f"{stem}.jsonl", out))
     print(f"written: {check.report}")
+    if rehearse:
+        return int({r.name: r.status for r in check.results} != EXPECTED)
     return int(not check.passed())
 
 

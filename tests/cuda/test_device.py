@@ -215,3 +215,43 @@ def test_waits_for_nothing(form: str) -> None:
         call().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# ---- Where a driver can fail that small shapes do not show ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_nan_in_the_state_reaches_every_unit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's own NaN, whose bits are all set, through the rounding to TF32 too."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    _, ours = make("lstm", 24, 40, dtype=dtype)
+    state = torch.zeros(2, 1, 5, 40, device="cuda", dtype=dtype)
+    integer = torch.int32 if dtype == torch.float32 else torch.int16
+    state.view(integer)[0, 0, 3, 7] = torch.iinfo(integer).max
+    y, _ = ours(torch.randn(4, 5, 24, device="cuda", dtype=dtype), tuple(state))
+    assert y[:, 3].isnan().all()
+    assert not y[:, [0, 1, 2, 4]].isnan().any()
+
+
+def test_a_pass_of_several_chunks_of_pre_activations() -> None:
+    """More than 256 MiB of them, which no driver computes at once; against the same steps in two calls."""
+    T, B, H = 600, 128, 256
+    _, ours = make("lstm", 64, H, dtype=torch.bfloat16)
+    x = torch.randn(T, B, 64, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        y, (h, c) = ours(x)
+        first, state = ours(x[:250])
+        second, (h_last, c_last) = ours(x[250:], state)
+    eps = torch.finfo(torch.bfloat16).eps
+    for a, b in ((y, torch.cat([first, second])), (h, h_last), (c, c_last)):
+        assert ((a.float() - b.float()).abs().max() / b.float().abs().max()) <= 16 * eps
+
+
+def test_both_directions_of_a_layer_that_fills_the_gpu() -> None:
+    """Each direction of the grid driver needs all multiprocessors."""
+    _, ours = make("lstm", 64, 2048, bidirectional=True, dtype=torch.bfloat16)
+    x = torch.randn(20, 16, 64, device="cuda", dtype=torch.bfloat16)
+    first, second = gradients(ours, x), gradients(ours, x)
+    for a, b in zip(first, second, strict=True):
+        assert not a.isnan().any()
+        assert torch.equal(a, b)
