@@ -6,7 +6,9 @@ ONNX exporter, which take seconds: hooks wait until somebody else does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -45,6 +47,35 @@ def assume_constant(function: Callable[[], int]) -> Callable[[], int]:
     """torch.compiler.assume_constant_result, which would import Dynamo."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+# graph_is_kept(): the backward that is running was asked to retain the graph.
+graph_is_kept: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
+
+
+def above_autograd() -> Any:
+    """with above_autograd(): inside an operator's kernel, what is computed is recorded by autograd."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.AutogradCPU, torch._C.DispatchKey.AutogradOther):
+        # Of the first, the functionality goes, for every backend.
+        excluded = excluded - torch._C.DispatchKeySet(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
+def deterministic_cublas() -> bool:
+    """cuBLAS, and cuDNN's layers by it, are set up to be deterministic."""
+    return os.environ.get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8")
+
+
+@contextmanager
+def random_state(state: torch.Tensor | None) -> Iterator[None]:
+    """Random numbers on the CPU as from this state on, if it is given; then those from before."""
+    if state is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state)
+        yield
 
 
 # batched_by_autograd(t): t hides a batch of gradients, for torch.autograd.grad(is_grads_batched=True).

@@ -198,7 +198,7 @@ def second_derivative(
     cell: str, sequence: Sequence, tensors: Any, grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `LayerBackward`'s dy, dh_n, dc_n, dc, x .. w_hr, given those of its results."""
-    vjp = _vjp if _torch.innermost_transform() is None else _vjp_inside_transforms
+    derive = vjp if _torch.innermost_transform() is None else _vjp_inside_transforms
     places = [i for i, t in enumerate(tensors) if t is not None]
     outer = [i for i in places if i < 4]
     wanted = []
@@ -219,10 +219,10 @@ def second_derivative(
             outputs: Any = reference.layer(cell, *layer[:8], sequence, *layer[8:])  # type: ignore[call-arg]
             return tuple(outputs[i] for i in outer)
 
-        return vjp(run, [by_place[i] for i in wanted], [by_place[i] for i in outer])
+        return derive(run, [by_place[i] for i in wanted], [by_place[i] for i in outer])
 
     given: Any = [grads[i - 4] for i in wanted]
-    second = vjp(first_derivative, [tensors[i] for i in places], given)
+    second = derive(first_derivative, [tensors[i] for i in places], given)
     by_place = dict(zip(places, second, strict=True))
     return tuple(by_place.get(i) for i in range(len(tensors)))
 
@@ -230,7 +230,7 @@ def second_derivative(
 Function = Callable[..., tuple[Tensor, ...]]
 
 
-def _vjp(function: Function, inputs: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
+def vjp(function: Function, inputs: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
     """Gradients of function's inputs, given those of its outputs; differentiable under grad mode.
 
     By autograd's own means, which take two thirds of torch.func.vjp's time.

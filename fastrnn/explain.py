@@ -31,7 +31,8 @@ class Explanation:
         reason: why.
         target: the CPU target whose kernels would run, or None.
         dtype: what would be computed in, or None where torch.nn decides.
-        driver: the driver of the CUDA kernels that would run, or None.
+        driver: "torch" if torch's kernels would run inside this package's forward (see fastrnn/drivers.py),
+            or the driver of the CUDA kernels, or None.
         backward_driver: likewise, for backward.
     """
 
@@ -44,7 +45,7 @@ class Explanation:
 
     def __str__(self) -> str:
         on = f" on {self.target}" if self.target else ""
-        if self.driver:
+        if self.driver and self.driver != self.path:
             on = f" by the {self.driver} driver"
             if self.backward_driver != self.driver:
                 on += f" ({self.backward_driver} backward)"
@@ -177,6 +178,8 @@ def _torchs_name(module: nn.Module) -> str:
 def _explanation(
     path: routing.Path, module: Recurrent | RecurrentCell, x: Tensor, T: int, B: int, dtype: torch.dtype
 ) -> Explanation:
+    if path.driver == "torch":
+        return Explanation(path.name, path.reason, None, dtype, "torch", "torch")
     if path.name != "fused":
         return Explanation(path.name, path.reason, None, None if path.name == "torch" else dtype)
     if x.device.type == "cpu":
@@ -265,7 +268,7 @@ class _Watch(TorchFunctionMode):
             call, path = plan(module, input, *args, **kwargs)
             if module in self.layers:
                 self.count(module, explained(module, input, call, path), _steps(module, input))
-                if call is None:
+                if call is None or path.driver == "torch":
                     self.served_by_torch.append(module)
             return call, path
 

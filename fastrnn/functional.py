@@ -37,7 +37,7 @@ def fused_layer(
     tensors = (x, h0, c0, *weights)
     if not torch.compiler.is_compiling() and _torch.innermost_transform() is not None:
         return transforms.layer(cell, sequence, keep, tensors)
-    if not _needs_gradient(tensors):
+    if not needs_gradient(tensors):
         keep = ops.KEEP_C if states else ops.KEEP_NOTHING
     elif not torch.compiler.is_compiling():
         return Layer.apply(cell, sequence, keep, *tensors)
@@ -46,7 +46,8 @@ def fused_layer(
     return y, h_n, c_n, c
 
 
-def _needs_gradient(tensors: tuple[Tensor | None, ...]) -> bool:
+def needs_gradient(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Autograd records what is computed with these tensors."""
     if torch.is_grad_enabled():
         for t in tensors:  # a third of the time that any() takes
             if t is not None and t.requires_grad:

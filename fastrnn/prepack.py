@@ -135,6 +135,10 @@ class PrepackedLayer(Prepacked, Recurrent):
         self._require_kernels(path, self.dtype if cast else call.x.dtype)  # type: ignore[union-attr]
         return call, path
 
+    def _choose_driver(self, path: routing.Path, *_: Any) -> routing.Path:
+        """Packed weights are in the order that one driver reads."""
+        return path
+
     def check_input(self, *_: Any) -> NoReturn:
         """torch.nn's, which reads parameters, comes here with arguments that did not fit."""
         raise self._misfit()

@@ -7,7 +7,9 @@ torch      torch.nn's own implementation, including its errors for bad input
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,15 +26,18 @@ class Path:
 
     name: str
     reason: str
+    driver: str | None = None  # where there is a choice of drivers (drivers.py), the one that was chosen
 
 
 FUSED = Path("fused", "kernels serve this device and dtype")
+FUSED_TRANSFORM = Path("fused", FUSED.reason)  # a transform that kernels have a rule for is active
 TRANSFORM = Path("reference", "a torch.func transform is active that kernels have no rule for")
 FORWARD_AD = Path("reference", "forward-mode AD is active, and kernels have no forward derivative")
 TRACING = Path("torch", "torch.jit is tracing")
 PER_SAMPLE = Path("torch", "the weights collect per-sample gradients, by torch's operators only")
 AUTOCAST = Path("torch", "autocast is active, which torch.nn's cells follow")
 MISFIT = Path("torch", "the arguments do not fit this module; torch.nn says how")
+NO_CUDA_KERNELS = Path("torch", "this build has no kernels for cuda")
 NO_KERNEL = Path("reference", "this cell has no kernels, and torch.nn does not know it")
 
 
@@ -50,12 +55,14 @@ def choose(x: Tensor, cell: str | None = None) -> Path:
             return FORWARD_AD
         if _torch.innermost_transform() is not None:
             has_kernels = x.dtype in KERNEL_DTYPES and x.device.type in KERNEL_DEVICES
-            return FUSED if has_kernels and _torch.first_order_transforms() else TRANSFORM
+            return FUSED_TRANSFORM if has_kernels and _torch.first_order_transforms() else TRANSFORM
         if _torch.tracing():
             return TRACING
     if x.dtype not in KERNEL_DTYPES:
         return Path("reference", f"there are no kernels for {x.dtype}")
     if not x.is_cpu and x.device.type not in KERNEL_DEVICES:
+        if x.is_cuda:
+            return NO_CUDA_KERNELS
         return Path("torch", f"this build has no kernels for {x.device.type}")
     return FUSED
 
@@ -84,6 +91,13 @@ def _torch_uses_operators(cell: str, x: Tensor, packed: bool, projected: bool) -
     if not x.is_cpu or cell not in ("lstm", "gru"):
         return False
     return not torch_uses_onednn(cell, x, packed, projected)
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast is off for a type of device."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def autocast_dtype(cell: str, x: Tensor, packed: bool, projected: bool) -> torch.dtype | None:

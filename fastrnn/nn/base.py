@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import _torch, functional, ops, routing
+from fastrnn import _torch, drivers, functional, ops, routing, torch_driver
 from fastrnn.nn.unsupported import Limits
 from fastrnn.sequence import ALL_STEPS, Sequence, check_masks
 
@@ -91,6 +91,8 @@ class Recurrent(Limits, nn.RNNBase):
         call, path = self._plan(input, hx, lengths, reset, states)
         if call is None:
             return super().forward(input, hx)
+        if path.driver == "torch":
+            return self._by_torchs_kernels(input, call)
         x, h0, c0, weights, sequence, unbatched = call
         # Without autocast all are of one dtype.
         autocast = _torch.autocast_enabled()
@@ -113,16 +115,46 @@ class Recurrent(Limits, nn.RNNBase):
             layer=self._layer_function(path),
         )
         if autocast:
-            given = call.x if call.h0 is None else call.h0
-            results = routing.autocast_results(*self._kind(call), given.dtype)
-            if results is not None:
-                of_h, of_c = results
-                y, h_n, c_n = y.to(of_h), h_n.to(of_h), _to(of_c, c_n)
-                steps = [(h.to(of_h), _to(of_c, c)) for h, c in steps]
+            y, h_n, c_n, steps = self._as_autocast_returns(call, y, h_n, c_n, steps)
         output, state = self._restore_layout(input, y, h_n, c_n, unbatched)
         if not states:
             return output, state
         return output, state, [self._restore_steps(input, h, c, unbatched) for h, c in steps]
+
+    def _by_torchs_kernels(self, input: Any, call: Call) -> Any:
+        x, h0, c0, weights, sequence, unbatched = call
+        dtype = self._computes_in(call) if _torch.autocast_enabled() else None
+        # A compiled graph runs without autocast.
+        casts = torch.compiler.is_compiling()
+        if casts and dtype is not None:
+            x, h0, c0, weights = self._cast(dtype, x, h0, c0, weights)
+        if h0 is None:
+            h0, c0 = self._zeros(x, call.batch)
+        y, h_n, c_n = torch_driver.recurrent(
+            self.cell,
+            x,
+            h0,
+            c0,
+            weights,
+            directions=self._directions,
+            dropout=self.dropout if self.training else 0.0,
+            sequence=sequence,
+            dtype=dtype,
+        )
+        if casts:
+            y, h_n, c_n, _ = self._as_autocast_returns(call, y, h_n, c_n, [])
+        return self._restore_layout(input, y, h_n, c_n, unbatched)
+
+    def _as_autocast_returns(
+        self, call: Call, y: Tensor, h_n: Tensor, c_n: Tensor | None, steps: list[State]
+    ) -> tuple[Tensor, Tensor, Tensor | None, list[State]]:
+        """Results in the dtypes that torch.nn's layer returns under autocast."""
+        given = call.x if call.h0 is None else call.h0
+        results = routing.autocast_results(*self._kind(call), given.dtype)
+        if results is None:
+            return y, h_n, c_n, steps
+        of_h, of_c = results
+        return y.to(of_h), h_n.to(of_h), _to(of_c, c_n), [(h.to(of_h), _to(of_c, c)) for h, c in steps]
 
     def _plan(
         self, input: Any, hx: Any, lengths: Any, reset: Any, states: bool
@@ -137,11 +169,18 @@ class Recurrent(Limits, nn.RNNBase):
         path = routing.choose(call.x, self.cell)
         if torch_has_it and _torch.per_sample(call.weights):
             path = routing.PER_SAMPLE
-        if path.name == "torch":
+        elif drivers.on_cpu or not call.x.is_cpu:
+            path = self._choose_driver(path, call, torch_has_it)
+        if path.name == "torch" and path.driver is None:
             if torch_has_it:
                 return None, path
             path = routing.by_reference(path)
         return call, path
+
+    def _choose_driver(self, path: routing.Path, call: Call, torch_has_it: bool) -> routing.Path:
+        torch_has_it = torch_has_it and self.memory == "full" and self.cell in torch_driver.CELLS
+        computes_in = self._computes_in(call)
+        return drivers.choose(path, self.cell, call.x, call.steps, computes_in, torch_has_it)
 
     def _kind(self, call: Call) -> tuple[str, Tensor, bool, bool]:
         """What decides how torch.nn runs the call under autocast."""
@@ -343,10 +382,7 @@ _torch.let_dynamo_trace(Recurrent)
 
 def _recurrent_without_autocast(cell: str, x: Tensor, *args: Any, **options: Any) -> Any:
     """functional.recurrent on cast arguments: autocast would cast them again, or refuse to join them."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return functional.recurrent(cell, x, *args, **options)
-    with torch.autocast(device, enabled=False):
+    with routing.without_autocast(x.device.type):
         return functional.recurrent(cell, x, *args, **options)
 
 

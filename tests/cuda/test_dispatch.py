@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastrnn
-from fastrnn import ops, routing
+from fastrnn import drivers, ops, routing
 
 sys.path += [str(Path(__file__).parent.parent.parent), str(Path(__file__).parent.parent.parent / "tools")]
 
@@ -79,7 +79,7 @@ def explained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[str],
         monkeypatch.setattr(ops, "cuda_driver", cuda_driver)
         monkeypatch.setattr(routing, "KERNEL_DEVICES", {"cpu", "meta", "cuda"})
         monkeypatch.setattr(fastrnn.LSTM, "reset_parameters", lambda self: None)
-        with FakeTensorMode():
+        with FakeTensorMode(), drivers.forced("fused"):
             layer = fastrnn.LSTM(8, 16, num_layers=2, batch_first=True, dtype=torch.bfloat16, device="cuda")
             around(run)(torch.empty(3, 5, 8, dtype=torch.bfloat16, device="cuda"))
         return said, asked

@@ -1,0 +1,68 @@
+"""Which driver computes a layer's call, where several can.
+
+`torch` is torch's own kernels (torch_driver.py), `fused` this package's, which on a GPU have drivers of
+their own (csrc/cuda/drivers.h). Unless FASTRNN_DRIVER names one, this package's kernels run on a CPU, and
+torch's on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fastrnn import routing, torch_driver
+from fastrnn.routing import Path
+
+SETTING = "FASTRNN_DRIVER"
+NAMES = ("torch", "fused", "step", "block", "cluster", "grid")
+
+
+def _checked(name: str | None) -> str | None:
+    if name and name not in NAMES:
+        raise ValueError(f"{SETTING}={name} names no driver; there are: {', '.join(NAMES)}")
+    return name or None
+
+
+# The driver that is asked for, or None.
+_asked = _checked(os.environ.get("FASTRNN_DRIVER") or os.environ.get("FASTRNN_CUDA_DRIVER"))
+
+# Whether there is anything to choose for calls on a CPU; apart, since reading it costs them 20 ns.
+on_cpu = _asked is not None
+
+
+@contextmanager
+def forced(name: str | None) -> Iterator[None]:
+    """This driver serves all calls that it can, in all threads; of None, the one that is chosen."""
+    global _asked, on_cpu
+    before = _asked, on_cpu
+    _asked, on_cpu = _checked(name), name is not None
+    try:
+        yield
+    finally:
+        _asked, on_cpu = before
+
+
+def choose(path: Path, cell: str, x: Tensor, steps: int, dtype: torch.dtype, torch_has_it: bool) -> Path:
+    """The driver of a call that would take this path, as a path.
+
+    Args:
+        dtype: what it computes in.
+        torch_has_it: torch.nn's layers can be given the call.
+    """
+    if path is not routing.FUSED and not (x.is_cuda and path is routing.NO_CUDA_KERNELS):
+        return path
+    if torch.compiler.is_exporting():  # what is exported runs on any device, also without Python
+        return path
+    why_not = torch_driver.why_not(cell, x, steps, dtype) if torch_has_it else "torch.nn has no such call"
+    if _asked == "torch":
+        if why_not is None:
+            return Path("torch", f"{SETTING} asks for it", "torch")
+        return replace(path, reason=f"{path.reason}; {SETTING} asks for torch, but {why_not}")
+    if _asked is None and x.is_cuda and why_not is None:
+        return Path("torch", "on a GPU, torch's kernels run unless another driver was faster", "torch")
+    return path
