@@ -48,7 +48,6 @@ m = fastrnn.LSTM(256, 256, device="cuda", dtype=torch.bfloat16)
 m(torch.randn(32, 32, 256, device="cuda", dtype=torch.bfloat16))[0].sum().backward()
 torch.cuda.synchronize()
 """
-KERNELS = {"step": "cell_", "grid": "grid_"}  # of others: slice_
 
 # Drivers of a rehearsal, and what must come of its steps.
 REHEARSED = ["torch.nn", "step", "hangs", "faults", "raises", "wrong", "faults-timed"]
@@ -220,7 +219,15 @@ def tests(driver: str, rehearse: bool) -> Step:
 
 def profile(driver: str) -> Step:
     """Stalls and issue slots of the first launches of the kernels."""
-    command = ["ncu", "--launch-count", "4", "--kernel-name", f"regex:{KERNELS.get(driver, 'slice_')}"]
+    command = [
+        "ncu",
+        "--launch-count",
+        "12",
+        "--kernel-name-base",
+        "mangled",
+        "--kernel-name",
+        "regex:fastrnn",
+    ]
     command += ["--section", "SpeedOfLight", "--section", "WarpStateStats", "--section", "SchedulerStats"]
     environment = {"FASTRNN_CUDA_DRIVER": driver}
     return Step(

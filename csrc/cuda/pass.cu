@@ -57,12 +57,12 @@ void PassBase<Cell, Storage>::put_state(int64_t width, const Number* state, cons
 }
 
 template <class Cell, class Storage>
-void PassBase<Cell, Storage>::project_input(const Storage* x, int64_t rows, Number* to) {
+void PassBase<Cell, Storage>::multiply_input(const Storage* x, int64_t rows, Number* to) {
   multiply(rows, G * H_, I_, x, I_, false, w_.w_ih, I_, true, to, G * H_);
 }
 
 template <class Cell, class Storage>
-void PassBase<Cell, Storage>::take_first_rows() {
+void PassBase<Cell, Storage>::allocate_first_rows() {
   if (q_.first) first_ = arena_.template take<int64_t>(T_ + 1);
 }
 
@@ -102,7 +102,7 @@ void ForwardPass<Cell, Storage>::run() {
   for (int64_t k0 = 0; k0 < T_; k0 += steps) {
     const int64_t k1 = std::min(T_, k0 + steps);
     const typename Base::Chunk chunk = this->chunk(k0, k1);
-    this->project_input(a_.x + chunk.first * this->I_, chunk.rows, input_);
+    this->multiply_input(a_.x + chunk.first * this->I_, chunk.rows, input_);
     recur(k0, k1, input_, chunk.first);
   }
   if constexpr (Base::widens) {
@@ -126,7 +126,7 @@ BackwardPass<Cell, Storage>::BackwardPass(const BackwardArgs<Storage>& args, voi
     if (wants_weights()) output_ = take<Storage>(rows * H_);
   }
   if (gathers()) h_prev_ = take<Storage>(rows * P_);
-  if (gathers() || recurs_on_device) this->take_first_rows();
+  if (gathers() || recurs_on_device) this->allocate_first_rows();
   if (recomputes()) {
     const int64_t chunk = this->chunk_steps() * B_;
     input_ = take<Number>(chunk * G * H_);
@@ -178,7 +178,7 @@ void BackwardPass<Cell, Storage>::recompute_slots() {
   for (int64_t k0 = 0; k0 < T_; k0 += steps) {
     const typename Base::Chunk chunk = this->chunk(k0, std::min(T_, k0 + steps));
     const Storage* h_prev = h_prev_ + chunk.first * P_;
-    this->project_input(a_.x + chunk.first * I_, chunk.rows, input_);
+    this->multiply_input(a_.x + chunk.first * I_, chunk.rows, input_);
     this->multiply(chunk.rows, G * H_, P_, h_prev, P_, false, w_.w_hh, P_, true, recurrent_, G * H_);
     if (Cell::has_c) gather_rows(chunk.first, chunk.rows, H_, a_.c, a_.c0, c_prev_);
     this->spread_over(

@@ -90,10 +90,10 @@ class PassBase {
                  const StepRows& after, Storage* to);
 
   // The input's part of the pre-activations, without biases: [rows, G * H].
-  void project_input(const Storage* x, int64_t rows, Number* to);
+  void multiply_input(const Storage* x, int64_t rows, Number* to);
 
   // The first row of every step of a packed batch, on the device, for kernels over all rows.
-  void take_first_rows();
+  void allocate_first_rows();
   void upload_first_rows();
   DeviceSequence device_sequence() const { return {T_, B_, first_, q_.lengths, q_.reset, q_.reverse}; }
 

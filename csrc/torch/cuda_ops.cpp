@@ -1,4 +1,4 @@
-// The ops on CUDA: torch's device, stream and cuBLAS for torch_cuda.h.
+// The ops on CUDA: torch's device, stream and cuBLAS for cuda_ops.h.
 #include "torch/cuda_ops.h"
 
 #include <cublas_v2.h>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,10 @@ from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
+
+# Those that keep weights on the chip, as drivers.h lists them.
+_LISTED = (CSRC / "cuda/drivers.h").read_text().split("all()")[1]
+ON_CHIP = sorted(set(re.findall(r"&(\w+)[,}]", _LISTED)) - {"step"})
 
 SOURCES = [
     HERE / "emulated_ops.cpp",

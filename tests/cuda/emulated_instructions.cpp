@@ -130,7 +130,7 @@ struct MeetArgs {
 void meet_kernel(MeetArgs args) {
   if (threadIdx.x != 0) return;
   add_release(args.arrived, 1);
-  const auto all = [&] { return load_acquire(args.arrived) == gridDim.x; };
+  const auto all = [&] { return load_relaxed(args.arrived) == gridDim.x; };
   args.met[blockIdx.x] = wait_for(all, args.patience ? args.patience : ~uint64_t{0});
 }
 

@@ -41,3 +41,19 @@ def test_functions_of_cells_are_arithmetic_alone(tmp_path: Path, function: str, 
     divisions = [name for name in found if name.startswith("div")]
     assert divisions == ([] if kind == "float" or function == "exp" else ["div.rn.f64"])
     assert len(found) <= 60
+
+
+GRID = """
+#include "cells/rnn.h"
+#include "cuda/on_chip/grid_kernels.cuh"
+namespace fastrnn::cuda {
+template __global__ void grid_forward<Rnn<Tanh>, BFloat16>(GridForward<BFloat16>);
+}
+"""
+
+
+def test_polls_of_flags_keep_the_l1_cache(tmp_path: Path) -> None:
+    """A warp that waits polls relaxed, as an acquire discards the cache each time; one acquire follows."""
+    found = ptx(tmp_path, GRID)
+    assert found.count("ld.relaxed.gpu.global.u32") >= 2  # a flag, and whether someone gave up
+    assert "ld.acquire.gpu.global.u32" in found

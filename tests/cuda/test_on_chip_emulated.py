@@ -10,7 +10,7 @@ import pytest
 import torch
 
 KINDS = ("plain", "lengths", "packed", "lengths+reset", "packed+reset")
-DRIVERS = pytest.mark.parametrize("driver", ["cluster", "block", "grid"])
+DRIVERS = pytest.mark.parametrize("driver", emulated.ON_CHIP)
 CELLS = pytest.mark.parametrize("cell", problems.GATES)
 
 

@@ -116,7 +116,7 @@ template <class Kernel>
 bool can_launch(Kernel kernel, int shared_bytes, int threads, int cluster) {
   if (cluster == 1) return blocks_together(kernel, shared_bytes, threads) > 0;
   int clusters = 0;
-  if (attribute(cudaDevAttrComputeCapabilityMajor) < 9 || shared_bytes > most_shared_bytes()) return false;
+  if (!attribute(cudaDevAttrClusterLaunch) || shared_bytes > most_shared_bytes()) return false;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};

@@ -86,7 +86,7 @@ class InCluster {
   // Message `n` of forward: h of this warp's two sequences and 16 units from `first_unit` on goes to all
   // blocks, in pieces of 16 bytes put together in `stage`.
   template <class Storage>
-  __device__ void give_h(int n, SliceShape shape, const float (&h)[1], unsigned char* inbox, int row_bytes,
+  __device__ void send_h(int n, SliceShape shape, const float (&h)[1], unsigned char* inbox, int row_bytes,
                          unsigned char* stage, int first_unit) {
     constexpr int pieces = 2 * group_units * sizeof(Storage) / 16;
     const int warp = threadIdx.x / 32, piece = lane() % pieces;
@@ -103,7 +103,7 @@ class InCluster {
 
   // Message `n` of backward: sums for the units of all blocks go to their owners.
   template <int Tiles>
-  __device__ void give_sums(int n, SliceShape shape, const float (&acc)[Tiles][4], float* inbox) {
+  __device__ void send_sums(int n, SliceShape shape, const float (&acc)[Tiles][4], float* inbox) {
     const int groups = shape.groups();
 #pragma unroll
     for (int tile = 0; tile < Tiles; ++tile) {
@@ -119,7 +119,8 @@ class InCluster {
     }
   }
   // What it brought for elements, in the order of ranks.
-  __device__ void take_sums(int n, SliceShape shape, const float* inbox, int first_unit, float (&sums)[1]) {
+  __device__ void receive_sums(int n, SliceShape shape, const float* inbox, int first_unit,
+                               float (&sums)[1]) {
     wait(n);
     sums[0] = 0;
     for (int from = 0; from < shape.blocks; ++from) {
@@ -161,7 +162,7 @@ class InBlock {
   __device__ void wait(int) { sync_block(); }
 
   template <class Storage>
-  __device__ void give_h(int, SliceShape, const float (&h)[4], unsigned char* inbox, int row_bytes,
+  __device__ void send_h(int, SliceShape, const float (&h)[4], unsigned char* inbox, int row_bytes,
                          unsigned char*, int first_unit) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
@@ -170,11 +171,11 @@ class InBlock {
     }
   }
 
-  __device__ void give_sums(int, SliceShape, const float (&acc)[1][4], float*) {
+  __device__ void send_sums(int, SliceShape, const float (&acc)[1][4], float*) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) sums_[e] = acc[0][e];
   }
-  __device__ void take_sums(int, SliceShape, const float*, int, float (&sums)[4]) {
+  __device__ void receive_sums(int, SliceShape, const float*, int, float (&sums)[4]) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) sums[e] = sums_[e];
   }
@@ -194,20 +195,20 @@ struct SliceForward {
 // Shared memory of a block, in bytes from its start.
 template <class Cell, class Storage, int Resident>
 struct ForwardLayout {
-  int k_steps;  // of a warp: its part of C * U
+  int k_tiles;  // of a warp: its part of C * U
   int row;      // bytes of a row of the inbox, which is padded against bank conflicts
   int inbox, parts, stage, weights, bytes;
 
   __host__ __device__ explicit ForwardLayout(SliceShape shape) {
-    const int all = shape.all_units() * int{sizeof(Storage)} / bytes_a_k, warps = shape.warps();
-    k_steps = (all + shape.group_warps - 1) / shape.group_warps;
-    row = shape.group_warps * k_steps * bytes_a_k + 16;
+    const int all = shape.all_units() * int{sizeof(Storage)} / k_tile_bytes, warps = shape.warps();
+    k_tiles = (all + shape.group_warps - 1) / shape.group_warps;
+    row = shape.group_warps * k_tiles * k_tile_bytes + 16;
     inbox = 2 * sizeof(Mbarrier);
     parts = inbox + 2 * slice_rows * row;
     const bool shares = shape.group_warps > 1;
     stage = parts + (shares ? 2 * warps * Cell::gates * part_floats * 4 : 0);
     weights = stage + (shares ? warps * 2 * group_units * int{sizeof(Storage)} : 0);
-    bytes = weights + warps * Fragments<Storage, Cell::gates, Resident>::others_bytes(k_steps);
+    bytes = weights + warps * Fragments<Storage, Cell::gates, Resident>::others_bytes(k_tiles);
   }
 };
 
@@ -243,15 +244,16 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
     if (span.empty()) return;
 
     // This warp's part of k.
-    const int first_k = part * layout.k_steps;
+    const int first_k_tile = part * layout.k_tiles;
     using Weights = Fragments<Storage, G, Resident>;
-    const Weights weights(
-        memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), layout.k_steps,
-        [&](int k, int g) {
-          return fragment<Storage>(first_unit, (first_k + k) * words_a_k, [&](int u, int column) {
-            return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column] : Storage{};
-          });
-        });
+    const Weights weights(memory + layout.weights + warp * Weights::others_bytes(layout.k_tiles),
+                          layout.k_tiles, [&](int k_tile, int g) {
+                            return fragment<Storage>(
+                                first_unit, (first_k_tile + k_tile) * k_tile_words, [&](int u, int column) {
+                                  return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column]
+                                                             : Storage{};
+                                });
+                          });
 
     Biases<Cell> biases[E];
     State<Cell> state[E];
@@ -293,7 +295,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
       if (n > 0) exchange.wait(n - 1);
 
       float acc[G][4] = {};
-      weights.template multiply<G>(0, operand(n) + first_k * bytes_a_k, layout.row, acc);
+      weights.template multiply<G>(0, operand(n) + first_k_tile * k_tile_bytes, layout.row, acc);
       float product[E][G];
       if constexpr (W == 1) {
 #pragma unroll
@@ -320,7 +322,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_forward(SliceForward<Storage
         h[e] = state[e].h;
       }
       if (!last) {
-        exchange.template give_h<Storage>(n, shape, h, operand(n + 1), layout.row, memory + layout.stage,
+        exchange.template send_h<Storage>(n, shape, h, operand(n + 1), layout.row, memory + layout.stage,
                                           first_unit);
       }
 #pragma unroll
@@ -347,13 +349,13 @@ struct SliceBackward {
 
 template <class Cell, class Storage>
 struct BackwardLayout {
-  int k_steps;  // of every warp: all gates of this block's units
+  int k_tiles;  // of every warp: all gates of this block's units
   int row;      // bytes of a row of the operand, padded
   int inbox, operand, weights;
 
   __host__ __device__ explicit BackwardLayout(SliceShape shape) {
-    k_steps = Cell::gates * shape.units * int{sizeof(Storage)} / bytes_a_k;
-    row = k_steps * bytes_a_k + 16;
+    k_tiles = Cell::gates * shape.units * int{sizeof(Storage)} / k_tile_bytes;
+    row = k_tiles * k_tile_bytes + 16;
     inbox = 2 * sizeof(Mbarrier);
     operand = inbox + (shape.blocks > 1 ? 2 * shape.all_units() * sums_row * 4 : 0);
     weights = operand + 2 * slice_rows * row;
@@ -361,11 +363,11 @@ struct BackwardLayout {
   // Of a block whose warps have `tiles` tiles each, of which `resident` steps stay in registers.
   template <int tiles, int resident>
   __host__ __device__ int bytes(SliceShape shape) const {
-    return weights + shape.warps() * Fragments<Storage, tiles, resident>::others_bytes(k_steps);
+    return weights + shape.warps() * Fragments<Storage, tiles, resident>::others_bytes(k_tiles);
   }
 };
 
-// Every warp multiplies `Tiles` tiles of 16 units: all blocks' units divided among the block's warps.
+// A block computes products for the units of all blocks: `Tiles` tiles of 16 units a warp.
 template <class Cell, class Storage, class Exchange, int Tiles, int Resident, int Threads>
 __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Storage> args) {
   if constexpr (Exchange::available) {
@@ -398,10 +400,10 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
     // Rows of w_hh' are units of all blocks, columns the gates of this one's.
     using Weights = Fragments<Storage, Tiles, Resident>;
     const Weights weights(
-        memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), layout.k_steps,
-        [&](int k, int tile) {
+        memory + layout.weights + warp * Weights::others_bytes(layout.k_tiles), layout.k_tiles,
+        [&](int k_tile, int tile) {
           return fragment<Storage>(
-              (warp + tile * shape.warps()) * group_units, k * words_a_k, [&](int to, int column) {
+              (warp + tile * shape.warps()) * group_units, k_tile * k_tile_words, [&](int to, int column) {
                 const int from = rank * U + column % U;
                 return to < H && from < H ? a.w_hh[(int64_t{column / U} * H + from) * H + to] : Storage{};
               });
@@ -441,7 +443,7 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
         }
       };
       if (ahead) read_next();
-      if (n > 0) exchange.take_sums(n - 1, shape, inbox, local, sums);
+      if (n > 0) exchange.receive_sums(n - 1, shape, inbox, local, sums);
 
       unsigned char* const operand = memory + layout.operand + n % 2 * slice_rows * layout.row;
       Storage rounded[E][S];
@@ -475,10 +477,10 @@ __global__ void __launch_bounds__(Threads, 1) slice_backward(SliceBackward<Stora
 
       float acc[Tiles][4] = {};
       weights.template multiply<Tiles>(0, operand, layout.row, acc);
-      exchange.give_sums(n, shape, acc, inbox);
+      exchange.send_sums(n, shape, acc, inbox);
       if (ahead) write_and_go_on();
     }
-    exchange.take_sums(span.end - 1 - span.begin, shape, inbox, local, sums);
+    exchange.receive_sums(span.end - 1 - span.begin, shape, inbox, local, sums);
 #pragma unroll
     for (int e = 0; e < E; ++e) {
       if (!reset_after[e % N]) carry[e].h += sums[e];

@@ -36,7 +36,7 @@ Fit fit(Kernel kernel, int64_t H, int tiles) {
   for (int units = group_units; units <= 2 * group_units; units += group_units) {
     const int blocks = static_cast<int>((H + units - 1) / units);
     const int words = blocks * units * int{sizeof(Storage)} / 4;
-    const int group_warps = units == group_units && words > 16 * words_a_k ? 8 : 4;
+    const int group_warps = units == group_units && words > 16 * k_tile_words ? 8 : 4;
     for (int depth = grid_most_depth; depth > 0; --depth) {
       const GridShape shape{blocks, units, group_warps, depth};
       const GridLayout<Cell, Storage> layout(shape, tiles);

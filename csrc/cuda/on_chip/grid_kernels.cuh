@@ -27,7 +27,7 @@ constexpr int grid_threads = 256;
 constexpr int grid_slices = 8;      // of a replica in one launch
 constexpr int grid_most_depth = 4;  // pieces under way
 
-// Steps of k whose fragments stay in registers.
+// Tiles of k whose fragments stay in registers.
 template <class Cell>
 constexpr int grid_resident = Cell::gates == 1 ? 16 : 36 / Cell::gates;
 
@@ -49,20 +49,20 @@ template <class Cell, class Storage>
 struct GridLayout {
   using Weights = Fragments<Storage, Cell::gates, grid_resident<Cell>>;
 
-  int k_steps;  // of a warp: its part of C * U
-  int all_k;    // of C * U
-  int row;      // bytes of a row of a piece, padded
+  int k_tiles;      // of a warp: its part of C * U
+  int all_k_tiles;  // of C * U
+  int row;          // bytes of a row of a piece, padded
   int state, parts, pieces, weights, bytes;
 
   __host__ __device__ GridLayout(GridShape shape, int tiles) {
-    all_k = shape.all_units() * int{sizeof(Storage)} / bytes_a_k;
-    k_steps = (all_k + shape.group_warps - 1) / shape.group_warps;
-    row = k_steps * bytes_a_k + 16;
+    all_k_tiles = shape.all_units() * int{sizeof(Storage)} / k_tile_bytes;
+    k_tiles = (all_k_tiles + shape.group_warps - 1) / shape.group_warps;
+    row = k_tiles * k_tile_bytes + 16;
     state = grid_slices * int{sizeof(Span)};
     parts = state + grid_slices * shape.elements() * int{sizeof(State<Cell>)};
     pieces = parts + 2 * shape.warps() * tiles * part_floats * 4;
     weights = pieces + shape.warps() * shape.depth * slice_rows * row;
-    bytes = weights + shape.warps() * Weights::others_bytes(k_steps);
+    bytes = weights + shape.warps() * Weights::others_bytes(k_tiles);
   }
 };
 
@@ -133,58 +133,60 @@ class Walk {
   __device__ bool first() const { return n_ == spans_[slice_].begin; }
   __device__ bool last() const { return n_ + 1 == spans_[slice_].end; }
   __device__ void advance() {
-    step();
+    go_on();
     settle();
   }
 
  private:
-  __device__ void step() {
+  __device__ void go_on() {
     if (++slice_ < slices_) return;
     slice_ = 0;
     ++n_;
   }
   __device__ void settle() {
-    while (!done() && (n_ < spans_[slice_].begin + skipped_ || n_ >= spans_[slice_].end)) step();
+    while (!done() && (n_ < spans_[slice_].begin + skipped_ || n_ >= spans_[slice_].end)) go_on();
   }
 
   const Span* spans_;
   int slices_, skipped_, n_, slice_ = 0, end_ = 0;
 };
 
-// A warp's part of the operands of a walk's positions, piece after piece: [8][its steps of k] each.
+// A warp's part of the operands of a walk's positions, piece after piece: [8][its tiles of k] each.
 template <int Pieces>
 class Operands {
  public:
-  // `memory` has room for x.shape.depth pieces; steps of k from first_k on are `k_steps`.
-  __device__ Operands(const GridExchange& x, const GridPlace& place, const Walk& walk, int64_t all_k,
-                      int first_k, int k_steps, int row, unsigned char* memory)
+  // `memory` has room for x.shape.depth pieces; tiles of k from first_k_tile on are `k_tiles`.
+  __device__ Operands(const GridExchange& x, const GridPlace& place, const Walk& walk, int64_t all_k_tiles,
+                      int first_k_tile, int k_tiles, int row, unsigned char* memory)
       : x_(x),
         next_(walk),
-        from_(x.operands + place.first_slice * 2 * slice_rows * Pieces * all_k * bytes_a_k +
-              int64_t{first_k} * bytes_a_k),
+        from_(x.operands + place.first_slice * 2 * slice_rows * Pieces * all_k_tiles * k_tile_bytes +
+              int64_t{first_k_tile} * k_tile_bytes),
         flags_(x.flags + int64_t{place.first_slice} * x.shape.blocks),
         memory_(memory),
-        gate_bytes_(all_k * bytes_a_k),
-        k_steps_(k_steps),
+        gate_bytes_(all_k_tiles * k_tile_bytes),
+        k_tiles_(k_tiles),
         row_(row) {
     // The blocks that own the units of this part.
-    const int k_of_a_block = static_cast<int>(all_k) / x.shape.blocks;
-    first_owner_ = first_k / k_of_a_block;
-    end_owner_ = k_steps > 0 ? (first_k + k_steps - 1) / k_of_a_block + 1 : first_owner_;
+    const int k_tiles_a_block = static_cast<int>(all_k_tiles) / x.shape.blocks;
+    first_owner_ = first_k_tile / k_tiles_a_block;
+    end_owner_ = k_tiles > 0 ? (first_k_tile + k_tiles - 1) / k_tiles_a_block + 1 : first_owner_;
   }
 
   // Begins to copy what others have written of the next positions, as far as there is room.
   __device__ void look_ahead() {
-    while (held_ < x_.shape.depth && !next_.done() && (piece_ > 0 || warp_all(written()))) copy();
+    while (held_ < x_.shape.depth && !next_.done() && (piece_ > 0 || warp_all(written<load_acquire>())))
+      copy();
   }
 
   // The next piece, waited for.
-  __device__ const unsigned char* take() {
+  __device__ const unsigned char* receive() {
     if (held_ == 0) {
       if (piece_ == 0) {
-        const auto ready = [&] { return written() || load_acquire(x_.gave_up) != 0; };
+        const auto ready = [&] { return written<load_relaxed>() || load_relaxed(x_.gave_up) != 0; };
         if (!wait_for(ready, x_.patience)) store_release(x_.gave_up, 1);
-        if (!warp_all(written())) lost_ = true;
+        // Polls are relaxed, as an acquire discards the L1 cache each time. This one, after them, suffices.
+        if (!warp_all(written<load_acquire>())) timed_out_ = true;
       }
       copy();
     }
@@ -192,23 +194,25 @@ class Operands {
     sync_warp();
     return piece_at(used_);
   }
-  // The piece taken last is no longer read.
-  __device__ void give_back() {
+  // The piece received last is no longer read.
+  __device__ void release() {
     --held_;
     if (++used_ == x_.shape.depth) used_ = 0;
   }
 
   // Something was waited for in vain; pieces have been anything since.
-  __device__ bool lost() const { return lost_; }
+  __device__ bool timed_out() const { return timed_out_; }
 
  private:
   __device__ unsigned char* piece_at(int i) const { return memory_ + i * slice_rows * row_; }
 
-  // Whether the owners that this lane looks after have written their parts of the next position.
+  // Whether the owners that this lane looks after have written their parts of the next position, by flags
+  // that `load` reads.
+  template <uint32_t (*load)(const uint32_t*)>
   __device__ bool written() const {
     const uint32_t* flags = flags_ + next_.slice() * x_.shape.blocks;
     for (int owner = first_owner_ + lane(); owner < end_owner_; owner += 32) {
-      if (load_acquire(flags + owner) <= static_cast<uint32_t>(next_.n())) return false;
+      if (load(flags + owner) <= static_cast<uint32_t>(next_.n())) return false;
     }
     return true;
   }
@@ -221,7 +225,7 @@ class Operands {
         from_ + ((int64_t{next_.slice()} * 2 + next_.n() % 2) * slice_rows + r) * Pieces * gate_bytes_ +
         piece_ * gate_bytes_;
     unsigned char* to = piece_at(copied_) + r * row_;
-    for (int i = lane() % lanes_a_row; i < k_steps_ * 2; i += lanes_a_row) {
+    for (int i = lane() % lanes_a_row; i < k_tiles_ * 2; i += lanes_a_row) {
       begin_copy(to + i * 16, from + i * 16);
     }
     end_copies();
@@ -239,9 +243,9 @@ class Operands {
   const uint32_t* flags_;
   unsigned char* memory_;
   int64_t gate_bytes_;  // of an operand's row
-  int k_steps_, row_, first_owner_, end_owner_;
+  int k_tiles_, row_, first_owner_, end_owner_;
   int piece_ = 0, held_ = 0, copied_ = 0, used_ = 0;
-  bool lost_ = false;
+  bool timed_out_ = false;
 };
 
 // Where this block's elements are in the operand of position `n` of a slice.
@@ -263,7 +267,7 @@ __device__ __forceinline__ void raise_flag(const GridExchange& x, const GridPlac
 }
 
 template <int Tiles>
-__device__ __forceinline__ void lose(float (&acc)[Tiles][4]) {
+__device__ __forceinline__ void poison(float (&acc)[Tiles][4]) {
 #pragma unroll
   for (int tile = 0; tile < Tiles; ++tile) {
 #pragma unroll
@@ -293,15 +297,19 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
   }
 
   const int first_unit = place.rank * shape.units + place.group * group_units;
-  const int first_k = place.part * layout.k_steps;
-  const int k_steps = first_k + layout.k_steps < layout.all_k ? layout.k_steps : layout.all_k - first_k;
+  const int first_k_tile = place.part * layout.k_tiles;
+  const int k_tiles = first_k_tile + layout.k_tiles < layout.all_k_tiles
+                          ? layout.k_tiles
+                          : layout.all_k_tiles - first_k_tile;
   using Weights = typename GridLayout<Cell, Storage>::Weights;
-  const Weights weights(
-      memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), k_steps, [&](int k, int g) {
-        return fragment<Storage>(first_unit, (first_k + k) * words_a_k, [&](int u, int column) {
-          return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column] : Storage{};
-        });
-      });
+  const Weights weights(memory + layout.weights + warp * Weights::others_bytes(layout.k_tiles), k_tiles,
+                        [&](int k_tile, int g) {
+                          return fragment<Storage>(
+                              first_unit, (first_k_tile + k_tile) * k_tile_words, [&](int u, int column) {
+                                return u < H && column < H ? a.w_hh[(int64_t{g} * H + u) * H + column]
+                                                           : Storage{};
+                              });
+                        });
   sync_block();
 
   Biases<Cell> biases;
@@ -319,7 +327,7 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
   }
 
   Walk now(spans, place.slices, 0);
-  Operands<1> operands(x, place, now, layout.all_k, first_k, k_steps, layout.row,
+  Operands<1> operands(x, place, now, layout.all_k_tiles, first_k_tile, k_tiles, layout.row,
                        memory + layout.pieces + warp * shape.depth * slice_rows * layout.row);
   // What this thread's element has at a position.
   struct Reading {
@@ -345,9 +353,9 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_forward(GridForward<Stor
 
     operands.look_ahead();
     float acc[G][4] = {};
-    weights.template multiply<G>(0, operands.take(), layout.row, acc);
-    operands.give_back();
-    if (operands.lost()) lose(acc);
+    weights.template multiply<G>(0, operands.receive(), layout.row, acc);
+    operands.release();
+    if (operands.timed_out()) poison(acc);
     auto* const parts =
         reinterpret_cast<float*>(memory + layout.parts) + half * shape.warps() * G * part_floats;
     leave_part(parts, warp, acc);
@@ -402,12 +410,15 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
 
   // Rows of w_hh' are this block's units, columns of gate g all units.
   const int first_unit = place.rank * shape.units + place.group * group_units;
-  const int first_k = place.part * layout.k_steps;
-  const int k_steps = first_k + layout.k_steps < layout.all_k ? layout.k_steps : layout.all_k - first_k;
+  const int first_k_tile = place.part * layout.k_tiles;
+  const int k_tiles = first_k_tile + layout.k_tiles < layout.all_k_tiles
+                          ? layout.k_tiles
+                          : layout.all_k_tiles - first_k_tile;
   using Weights = typename GridLayout<Cell, Storage>::Weights;
   const Weights weights(
-      memory + layout.weights + warp * Weights::others_bytes(layout.k_steps), k_steps, [&](int k, int g) {
-        return fragment<Storage>(first_unit, (first_k + k) * words_a_k, [&](int to, int from) {
+      memory + layout.weights + warp * Weights::others_bytes(layout.k_tiles), k_tiles,
+      [&](int k_tile, int g) {
+        return fragment<Storage>(first_unit, (first_k_tile + k_tile) * k_tile_words, [&](int to, int from) {
           return to < H && from < H ? a.w_hh[(int64_t{g} * H + from) * H + to] : Storage{};
         });
       });
@@ -420,8 +431,8 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
   }
 
   Walk now(spans, place.slices, 0);
-  Operands<G> operands(x, place, Walk(spans, place.slices, 1), layout.all_k, first_k, k_steps, layout.row,
-                       memory + layout.pieces + warp * shape.depth * slice_rows * layout.row);
+  Operands<G> operands(x, place, Walk(spans, place.slices, 1), layout.all_k_tiles, first_k_tile, k_tiles,
+                       layout.row, memory + layout.pieces + warp * shape.depth * slice_rows * layout.row);
   struct Reading {
     Element element;
     RowAt at;
@@ -449,10 +460,10 @@ __global__ void __launch_bounds__(grid_threads, 1) grid_backward(GridBackward<St
 #pragma unroll
       for (int g = 0; g < G; ++g) {
         operands.look_ahead();
-        weights.template multiply<1>(g, operands.take(), layout.row, acc);
-        operands.give_back();
+        weights.template multiply<1>(g, operands.receive(), layout.row, acc);
+        operands.release();
       }
-      if (operands.lost()) lose(acc);
+      if (operands.timed_out()) poison(acc);
     }
     auto* const parts =
         reinterpret_cast<float*>(memory + layout.parts) + half * shape.warps() * part_floats;

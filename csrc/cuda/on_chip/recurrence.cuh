@@ -2,7 +2,7 @@
 // on: weights that stay on the chip, products with them, and the cell of one unit of one sequence.
 //
 // Sequences are computed in slices of 8, units in groups of 16: one tensor-core product has 16 units of
-// one gate, 8 sequences and a step of k.
+// one gate, 8 sequences and a tile of k.
 #pragma once
 
 #include <type_traits>
@@ -16,8 +16,8 @@ namespace fastrnn::cuda {
 constexpr int slice_rows = 8;                             // sequences of a slice
 constexpr int group_units = 16;                           // units of a group
 constexpr int group_elements = slice_rows * group_units;  // of a group for one slice
-constexpr int words_a_k = 8;                              // words that a tensor-core product sums over
-constexpr int bytes_a_k = words_a_k * int{sizeof(Word)};
+constexpr int k_tile_words = 8;                           // words that a tensor-core product sums over
+constexpr int k_tile_bytes = k_tile_words * int{sizeof(Word)};
 
 // ---- Rows and steps ----
 
@@ -373,36 +373,38 @@ __device__ __forceinline__ Words4 fragment(int row0, int word0, At at) {
   return a;
 }
 
-__device__ __forceinline__ Words2 column_fragment(const unsigned char* rows, int row_bytes, int k) {
-  const auto* words = reinterpret_cast<const Word*>(rows + lane() / 4 * row_bytes) + k * words_a_k;
+__device__ __forceinline__ Words2 column_fragment(const unsigned char* rows, int row_bytes, int k_tile) {
+  const auto* words = reinterpret_cast<const Word*>(rows + lane() / 4 * row_bytes) + k_tile * k_tile_words;
   return {{words[lane() % 4], words[lane() % 4 + 4]}};
 }
 
-// A warp's fragments of a matrix: those of the first `Resident` steps of k in registers, the others in
+// A warp's fragments of a matrix: those of the first `Resident` tiles of k in registers, the others in
 // shared memory.
 template <class Storage, int Tiles, int Resident>
 struct Fragments {
   Words4 kept[Resident][Tiles];
-  Words4* others;  // [k_steps - Resident][Tiles][32]
-  int k_steps;
+  Words4* others;  // [k_tiles - Resident][Tiles][32]
+  int k_tiles;
 
   // Bytes of shared memory for a warp.
-  __host__ __device__ static int others_bytes(int k_steps) {
-    return (k_steps > Resident ? k_steps - Resident : 0) * Tiles * 32 * int{sizeof(Words4)};
+  __host__ __device__ static int others_bytes(int k_tiles) {
+    return (k_tiles > Resident ? k_tiles - Resident : 0) * Tiles * 32 * int{sizeof(Words4)};
   }
 
-  // From at(k, tile).
+  // From at(k_tile, tile).
   template <class At>
-  __device__ __forceinline__ Fragments(unsigned char* memory, int steps, At at)
-      : others(reinterpret_cast<Words4*>(memory)), k_steps(steps) {
+  __device__ __forceinline__ Fragments(unsigned char* memory, int k_tiles_, At at)
+      : others(reinterpret_cast<Words4*>(memory)), k_tiles(k_tiles_) {
 #pragma unroll
-    for (int k = 0; k < Resident; ++k) {
+    for (int k_tile = 0; k_tile < Resident; ++k_tile) {
 #pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile) kept[k][tile] = k < k_steps ? at(k, tile) : Words4{};
-    }
-    for (int k = Resident; k < k_steps; ++k) {
       for (int tile = 0; tile < Tiles; ++tile) {
-        others[((k - Resident) * Tiles + tile) * 32 + lane()] = at(k, tile);
+        kept[k_tile][tile] = k_tile < k_tiles ? at(k_tile, tile) : Words4{};
+      }
+    }
+    for (int k_tile = Resident; k_tile < k_tiles; ++k_tile) {
+      for (int tile = 0; tile < Tiles; ++tile) {
+        others[((k_tile - Resident) * Tiles + tile) * 32 + lane()] = at(k_tile, tile);
       }
     }
   }
@@ -418,24 +420,24 @@ struct Fragments {
       return chain == 0 ? acc[tile] : sums[chain][tile];
     };
 #pragma unroll
-    for (int k = 0; k < Resident; ++k) {
-      if (k >= k_steps) break;
-      const Words2 b = column_fragment(rows, row_bytes, k);
+    for (int k_tile = 0; k_tile < Resident; ++k_tile) {
+      if (k_tile >= k_tiles) break;
+      const Words2 b = column_fragment(rows, row_bytes, k_tile);
 #pragma unroll
       for (int tile = 0; tile < Count; ++tile) {
-        mma<Storage>(sum_of(k % chains, tile), kept[k][first_tile + tile], b);
+        mma<Storage>(sum_of(k_tile % chains, tile), kept[k_tile][first_tile + tile], b);
       }
     }
-    for (int k0 = Resident; k0 < k_steps; k0 += chains) {
+    for (int first = Resident; first < k_tiles; first += chains) {
 #pragma unroll
       for (int chain = 0; chain < chains; ++chain) {
-        const int k = k0 + chain;
-        if (k >= k_steps) break;
-        const Words2 b = column_fragment(rows, row_bytes, k);
+        const int k_tile = first + chain;
+        if (k_tile >= k_tiles) break;
+        const Words2 b = column_fragment(rows, row_bytes, k_tile);
 #pragma unroll
         for (int tile = 0; tile < Count; ++tile) {
           mma<Storage>(sum_of(chain, tile),
-                       others[((k - Resident) * Tiles + first_tile + tile) * 32 + lane()], b);
+                       others[((k_tile - Resident) * Tiles + first_tile + tile) * 32 + lane()], b);
         }
       }
     }

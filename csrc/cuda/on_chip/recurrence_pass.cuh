@@ -15,7 +15,7 @@ class RecurrenceForwardPass : public ForwardPass<Cell, Storage> {
  protected:
   RecurrenceForwardPass(const ForwardArgs<Storage>& args, void* workspace, Blas* blas, cudaStream_t stream)
       : ForwardPass<Cell, Storage>(args, workspace, blas, stream, /*chunks=*/8) {
-    this->take_first_rows();
+    this->allocate_first_rows();
   }
   ~RecurrenceForwardPass() = default;
 

@@ -126,6 +126,7 @@ inline void begin_copy(void* to, const void* from) { emulation::begin_copy(to, f
 inline void end_copies() { emulation::end_copies(); }
 inline void wait_copies(int pending) { emulation::wait_copies(pending); }
 
+inline uint32_t load_relaxed(const uint32_t* from) { return *from; }
 inline uint32_t load_acquire(const uint32_t* from) { return *from; }
 inline void store_release(uint32_t* to, uint32_t value) { *to = value; }
 inline void add_release(uint32_t* to, uint32_t value) { *to += value; }
@@ -165,8 +166,8 @@ __device__ __forceinline__ unsigned cluster_rank() {
   return rank;
 }
 __device__ __forceinline__ void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 // The address in block `rank` of the cluster that corresponds to this block's `own`.
 __device__ __forceinline__ uint32_t map_shared(const void* own, unsigned rank) {
@@ -226,12 +227,13 @@ __device__ __forceinline__ void send(void* to, unsigned rank, const Words2& valu
 //   acc: columns 2 * word and 2 * word + 1 of row `row`, then of row `row + 8`
 template <class Storage>
 __device__ __forceinline__ void mma(float (&acc)[4], const Words4& a, const Words2& b) {
-#define FASTRNN_MMA(shape, type)                                        \
-  asm("mma.sync.aligned." shape ".row.col.f32." type "." type           \
-      ".f32 "                                                           \
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])          \
-      : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), "r"(b.word[1]))
+#define FASTRNN_MMA(shape, type)                                                                 \
+  asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                           \
+               ".f32 "                                                                           \
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                 \
+               : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])                          \
+               : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), \
+                 "r"(b.word[1]))
   if constexpr (std::is_same_v<Storage, BFloat16>) {
     FASTRNN_MMA("m16n8k16", "bf16");
   } else if constexpr (std::is_same_v<Storage, Half>) {
@@ -261,6 +263,13 @@ __device__ __forceinline__ void wait_copies(int pending) {
   }
 }
 
+// A flag that others store with release, as often as one likes. load_acquire() also makes visible what was
+// written before the flag, and discards the L1 cache.
+__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
