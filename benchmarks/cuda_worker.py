@@ -209,7 +209,7 @@ def main() -> int:
             print(json.dumps(message), file=to, flush=True)
 
         reply({"ready": True})
-        if driver != NN:
+        if driver != NN and device == "cuda":  # those of a rehearsal are unknown to fastrnn
             os.environ["FASTRNN_CUDA_DRIVER"] = driver
         for line in sys.stdin:
             try:
