@@ -105,14 +105,7 @@ def layer(
                 mask = mask & active
             h_in = torch.where(mask, 0, h_in)
             c_in = None if c_in is None else torch.where(mask, 0, c_in)
-        c_out: Tensor | None = None
-        if cell in WITHOUT_KERNEL:
-            h_out = WITHOUT_KERNEL[cell](steps[t], h_in, w_hh, b_hh)
-        elif cell in CELLS:
-            h_out, c_out = CELLS[cell](steps[t], linear(h_in, w_hh, b_hh), h_in, c_in)
-        else:
-            parts = steps[t], linear(h_in, w_hh, b_hh)
-            h_out, c_out = DECLARED[cell](*parts, h_in, c_in, unit_weights, inputs[t])
+        h_out, c_out = _step(cell, steps[t], h_in, c_in, w_hh, b_hh, unit_weights, inputs[t])
         if w_hr is not None:
             h_out = linear(h_out, w_hr)
         h_steps[t], c_steps[t] = h_out, c_out
@@ -129,6 +122,24 @@ def layer(
     join = torch.stack if x.dim() == 3 else torch.cat
     y = join(h_steps)
     return y, h, c, None if c is None else join([s for s in c_steps if s is not None])
+
+
+def _step(
+    cell: str,
+    x_part: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    unit_weights: Tensor | None,
+    step_inputs: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    if cell in WITHOUT_KERNEL:
+        return WITHOUT_KERNEL[cell](x_part, h, w_hh, b_hh), None
+    h_part = linear(h, w_hh, b_hh)
+    if cell in CELLS:
+        return CELLS[cell](x_part, h_part, h, c)
+    return DECLARED[cell](x_part, h_part, h, c, unit_weights, step_inputs)
 
 
 def _by_step(t: Tensor, x: Tensor, batch_sizes: Tensor | None) -> list[Any]:

@@ -25,7 +25,7 @@ MODULES = sorted(
 
 
 # Modules that import the library they are for.
-ADAPTERS = {"fastrnn.integrations.torchrl": "torchrl"}
+ADAPTERS = {"fastrnn._onnx_translation": "onnxscript", "fastrnn.integrations.torchrl": "torchrl"}
 
 
 def code(page: Path, language: str) -> list[str]:

@@ -13,6 +13,7 @@
 #include "cpu/passes.h"
 #include "cpu/plugin.h"
 #include "cpu/product.h"
+#include "cpu/row_parts.h"
 #include "cpu/threads/partition.h"
 #include "cpu/threads/workspace.h"
 #include "cpu/weight_gradients.h"
@@ -41,6 +42,7 @@ class Backward {
         C_(cell_.own_states * H_),
         W_(cell_.unit_weights * H_),
         cell_backward_(backward_of(kernels, args.cell)),
+        parts_(q_, workspace_),
         recurrent_(kernels, args.weights.w_hh, H_, P_, cell_.gates, cell_.h_slot, q_.T == 1),
         projection_(kernels, args.weights.w_hr, P_, projected() ? H_ : 0, 1, &first_slot, q_.T == 1),
         input_(kernels, args.weights.w_ih, H_, args.weights.I, cell_.gates, cell_.x_slot, false) {
@@ -60,7 +62,6 @@ class Backward {
     carry_h_ = workspace_.take<Compute>(q_.B * P_);
     if (cell_.has_c) carry_c_ = workspace_.take<Compute>(q_.B * C_);
     if (W_) d_unit_weights_ = workspace_.take<Compute>(q_.B * W_);
-    if (!q_.plain()) find_parts();
     const int64_t widest = std::max({H_, P_, C_});
     zeros_ = workspace_.take<Storage>(widest);
     std::fill_n(zeros_, widest, Storage{});
@@ -119,16 +120,6 @@ class Backward {
   struct StepGradients {
     Storage* at;
     int64_t row;
-  };
-
-  // Where the state before a step is found.
-  enum class Source : uint8_t { sequence, initial, zero };
-  // How a row takes part in a step.
-  struct Part {
-    bool has_product;  // the row was active at the later step, which did not reset it
-    bool active;
-    Source previous;
-    bool operator==(const Part&) const = default;
   };
 
   bool projected() const { return a_.weights.w_hr != nullptr; }
@@ -194,50 +185,12 @@ class Backward {
   // zero if a sequence has ended.
   template <class Body>
   void for_previous(int64_t k, int64_t b, int64_t count, Body body) const {
-    for_runs(k, b, static_cast<int>(count), [&](int64_t first, int n, Part p) {
+    parts_.for_runs(k, b, static_cast<int>(count), [&](int64_t first, int n, RowPart p) {
       if (!p.active) return body(first, n, zeros_, 0);
       int64_t stride;
       const Storage* rows = previous(k, first, p, a_.y, a_.h0, P_, stride);
       body(first, n, rows, stride);
     });
-  }
-
-  bool has_product(int64_t k, int64_t b) const {
-    return k + 1 < q_.T && q_.active(q_.step(k + 1), b) && !q_.resets(q_.step(k + 1), b);
-  }
-
-  // Found once: every tile of a step, and the products over a chunk, ask for the part of each row.
-  void find_parts() {
-    parts_ = workspace_.take<Part>(q_.T * q_.B);
-    for (int64_t k = 0; k < q_.T; ++k) {
-      for (int64_t b = 0; b < q_.B; ++b) parts_[k * q_.B + b] = find_part(k, b);
-    }
-  }
-
-  Part part(int64_t k, int64_t b) const { return parts_ ? parts_[k * q_.B + b] : find_part(k, b); }
-
-  Part find_part(int64_t k, int64_t b) const {
-    const int64_t t = q_.step(k);
-    Part p;
-    p.active = q_.active(t, b);
-    p.has_product = has_product(k, b);
-    p.previous = q_.resets(t, b)                         ? Source::zero
-                 : k > 0 && q_.active(q_.step(k - 1), b) ? Source::sequence
-                                                         : Source::initial;
-    return p;
-  }
-
-  // Calls body(first row, count, part) for runs of rows that take part in the same way.
-  template <class Body>
-  void for_runs(int64_t k, int64_t b, int count, Body body) const {
-    if (q_.plain()) return body(b, count, part(k, b));
-    for (int64_t end = b + count; b < end;) {
-      const Part p = part(k, b);
-      int64_t next = b + 1;
-      while (next < end && part(k, next) == p) ++next;
-      body(b, static_cast<int>(next - b), p);
-      b = next;
-    }
   }
 
   void start_row(int64_t b) {
@@ -277,7 +230,7 @@ class Backward {
     for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
       const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
       if (present > 0) multiply(slice, k, j, b0, static_cast<int>(present), acc);
-      for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
+      parts_.for_runs(k, b0, rows, [&](int64_t b, int count, RowPart p) {
         const Compute* product = p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr;
         if (p.active) {
           cell(k, b, count, u0, units, p, product, recurrent_.columns(), d);
@@ -289,7 +242,7 @@ class Backward {
     });
   }
 
-  void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, Part p, const Compute* product,
+  void cell(int64_t k, int64_t b, int count, int64_t u0, int64_t units, RowPart p, const Compute* product,
             int64_t product_row, StepGradients d) {
     const int64_t t = q_.step(k), row = q_.first_row(t) + b;
     CellBackward<Storage, Operand, Compute> c{};
@@ -344,7 +297,7 @@ class Backward {
   }
 
   // Row b of the state before step k; `row` is set to the stride from row to row.
-  const Storage* previous(int64_t k, int64_t b, Part p, const Storage* sequence, const Storage* initial,
+  const Storage* previous(int64_t k, int64_t b, RowPart p, const Storage* sequence, const Storage* initial,
                           int64_t n, int64_t& row) const {
     row = n;
     if (p.previous == Source::sequence) return sequence + (q_.first_row(q_.step(k - 1)) + b) * n;
@@ -393,7 +346,7 @@ class Backward {
       const int64_t present = std::clamp<int64_t>(product_rows(k) - b0, 0, rows);
       if (present > 0) multiply(slice, k, j, b0, static_cast<int>(present), acc);
       for (int64_t b = b0; b < b0 + rows; ++b) {
-        const Part p = part(k, b);
+        const RowPart p = parts_.at(k, b);
         add_to_carry(b, 1, u0, units, p.has_product ? acc + (b - b0) * recurrent_.columns() : nullptr);
         if (b >= q_.batch(t)) continue;
         const int64_t at = (q_.first_row(t) + b) * P_ + u0;
@@ -424,7 +377,7 @@ class Backward {
       const Operand* pointers[max_tile_rows];
       for (int m = 0; m < rows; ++m) pointers[m] = dh_ + (b0 + m) * dh_stride_;
       slice.projection.multiply(j, rows, pointers, acc);
-      for_runs(k, b0, rows, [&](int64_t b, int count, Part p) {
+      parts_.for_runs(k, b0, rows, [&](int64_t b, int count, RowPart p) {
         if (p.active) {
           cell(k, b, count, u0, units, p, acc + (b - b0) * projection_.columns(), projection_.columns(), d);
         } else {
@@ -440,7 +393,8 @@ class Backward {
     for_tiles(slice.batch, recurrent_.tile_rows(), [&](int64_t b0, int rows) {
       multiply(slice, -1, j, b0, rows, acc);
       for (int64_t b = b0; b < b0 + rows; ++b) {
-        add_to_carry(b, 1, u0, units, has_product(-1, b) ? acc + (b - b0) * recurrent_.columns() : nullptr);
+        const bool has_product = parts_.has_product(-1, b);
+        add_to_carry(b, 1, u0, units, has_product ? acc + (b - b0) * recurrent_.columns() : nullptr);
         k_.to_storage(units, carry_h_ + b * P_ + u0, a_.dh0 + b * P_ + u0);
       }
     });
@@ -493,12 +447,12 @@ class Backward {
   const int64_t H_, P_, C_, W_;  // C and W: all private states and unit weights of a row
   void (*const cell_backward_)(const CellBackward<Storage, typename Kernels::CellOperand, Compute>&);
   Workspace workspace_;
+  const RowParts parts_;
   const Product recurrent_, projection_, input_;  // the panels are the slices'
   Partition partition_;
   std::vector<Slice> slices_;  // one, unless the batch is cut
   int64_t d_stride_, dh_stride_, chunk_row_ = 0;
   Operand* d_[2];                      // [B, d_stride] pre-activation gradients of a step, alternating
-  Part* parts_ = nullptr;              // [T * B] of every step's rows; null if all take part in every step
   Compute* carry_h_;                   // [B, P] part of the gradient of h that needs no product
   Compute* carry_c_ = nullptr;         // [B, C] gradient of c
   Compute* d_unit_weights_ = nullptr;  // [B, W] summed over the steps so far

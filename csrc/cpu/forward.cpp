@@ -12,6 +12,7 @@
 #include "cpu/passes.h"
 #include "cpu/plugin.h"
 #include "cpu/product.h"
+#include "cpu/quantized_rows.h"
 #include "cpu/threads/partition.h"
 #include "cpu/threads/workspace.h"
 
@@ -40,7 +41,9 @@ class Forward {
         cell_forward_(forward_of(kernels, args.cell)),
         input_(kernels, args.weights.w_ih, I_, cell_.gates, H_),
         recurrent_(kernels, args.weights.w_hh, P_, cell_.gates, H_),
-        projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0) {
+        projection_(kernels, args.weights.w_hr, H_, 1, projected() ? P_ : 0),
+        h_rows_(kernels, q_),
+        m_rows_(kernels, q_) {
     const double work = 2.0 * cell_.gates * H_ * sizeof(Operand) / sizeof(float);
     partition_ = choose_partition(q_.B, recurrent_.blocks(), cell_.gates * H_ * P_ * sizeof(Operand),
                                   work * P_ * q_.B, work * (I_ + P_) * q_.rows);
@@ -59,7 +62,10 @@ class Forward {
         m_state_ = workspace_.take<Compute>(q_.B * m_stride_);
       }
     }
-    if constexpr (quantizes) find_quantized_rows();
+    if constexpr (quantizes) {
+      h_rows_.allocate(P_, h_stride_, partition_, workspace_);
+      if (projected()) m_rows_.allocate(H_, m_stride_, partition_, workspace_);
+    }
   }
 
   int threads() const { return partition_.threads; }
@@ -202,46 +208,17 @@ class Forward {
     if (cell_.has_c) c_ = workspace_.take<Compute>(q_.B * C_);
   }
 
-  // Quantizing takes whole rows, so that it can only begin when a step has ended. Each thread does so for
-  // itself: another phase of the team would take longer.
-  struct QuantizedRows {
-    Operand* rows;      // [B, stride]
-    int64_t step = -1;  // that they were made for
-  };
-
-  void find_quantized_rows() {
-    const int copies = partition_.by_batch ? 1 : partition_.threads;
-    Operand *h = workspace_.take<Operand>(copies * q_.B * h_stride_), *m = nullptr;
-    if (projected()) m = workspace_.take<Operand>(copies * q_.B * m_stride_);
-    for (int64_t i = 0; i < partition_.threads; ++i) {
-      const int64_t first = partition_.by_batch ? 0 : i * q_.B;
-      h_rows_.push_back({h + first * h_stride_});
-      if (m) m_rows_.push_back({m + first * m_stride_});
-    }
-  }
-
-  const Operand* quantized(QuantizedRows& own, const Slice& slice, int64_t k, int64_t n,
-                           const Compute* from, int64_t stride) {
-    if (own.step != k) {
-      own.step = k;
-      for (int64_t b : each(present(q_, slice.batch, q_.step(k)))) {
-        k_.quantize(n, from + b * stride, own.rows + b * stride);
-      }
-    }
-    return own.rows;
-  }
-
   // [B, h_stride] h before step k, and [B, m_stride] the cell's output of step k, as products read them.
   const Operand* h_operand(const Slice& slice, int64_t worker, int64_t k) {
     if constexpr (quantizes) {
-      return quantized(h_rows_[worker], slice, k, P_, state_[k % 2], h_stride_);
+      return h_rows_.at_step(k, worker, slice.batch, state_[k % 2]);
     } else {
       return operand_[k % 2];
     }
   }
   const Operand* m_operand(const Slice& slice, int64_t worker, int64_t k) {
     if constexpr (quantizes) {
-      return quantized(m_rows_[worker], slice, k, H_, m_state_, m_stride_);
+      return m_rows_.at_step(k, worker, slice.batch, m_state_);
     } else {
       return m_;
     }
@@ -507,8 +484,8 @@ class Forward {
   Compute* state_[2];     // [B, h_stride] h as cells read it: the same memory, or one or two in Compute
   Compute* c_ = nullptr;  // [B, C]
   Operand* m_ = nullptr;  // [B, m_stride] the cell's output, if a projection follows
-  Compute* m_state_ = nullptr;                  // [B, m_stride] the same in Compute, or the same memory
-  std::vector<QuantizedRows> h_rows_, m_rows_;  // of each thread
+  Compute* m_state_ = nullptr;              // [B, m_stride] the same in Compute, or the same memory
+  QuantizedRows<Kernels> h_rows_, m_rows_;  // of h and of m_, if quantized
 };
 
 }  // namespace
@@ -520,30 +497,8 @@ void run_forward(const ForwardArgs<typename Kernels::Storage>& args, const Kerne
   run_thread_team(forward.threads(), forward);
 }
 
-// Panels in the order in which Forward reads them.
-template <class Kernels>
-int64_t pack_weights(const CellInfo& cell, const Weights<typename Kernels::Storage>& weights,
-                     const Kernels& kernels, char* panels) {
-  using Product = TransposedProduct<Kernels>;
-  const int64_t outputs = projects(weights) ? weights.P : 0;
-  Product products[] = {{kernels, weights.w_ih, weights.I, cell.gates, weights.H},
-                        {kernels, weights.w_hh, weights.P, cell.gates, weights.H},
-                        {kernels, weights.w_hr, weights.H, 1, outputs}};
-  int64_t bytes = 0;
-  for (Product& product : products) {
-    if (panels) {
-      product.use_panels(panels + bytes);
-      for (int64_t j = 0; j < product.blocks(); ++j) product.pack(j);
-    }
-    bytes += product.bytes();
-  }
-  return bytes;
-}
-
-#define FASTRNN_FORWARD(...)                                                                               \
-  template void run_forward(const ForwardArgs<__VA_ARGS__::Storage>&, const __VA_ARGS__&, const void*);    \
-  template int64_t pack_weights(const CellInfo&, const Weights<__VA_ARGS__::Storage>&, const __VA_ARGS__&, \
-                                char*);
+#define FASTRNN_FORWARD(...) \
+  template void run_forward(const ForwardArgs<__VA_ARGS__::Storage>&, const __VA_ARGS__&, const void*);
 FASTRNN_FORWARD(Kernels<float, float, float>)
 FASTRNN_FORWARD(Kernels<float, BFloat16, float>)
 FASTRNN_FORWARD(Kernels<float, SplitFloat, float>)
