@@ -1,24 +1,11 @@
 #include "cpu/threads/partition.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
+#include "cpu/threads/system.h"
 #include "cpu/threads/thread_team.h"
 
 namespace fastrnn {
-namespace {
-
-// Bytes of one core's cache, or a guess if the system does not say.
-int64_t level_two_cache() {
-  static const int64_t size = [] {
-    const long reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return reported > 0 ? static_cast<int64_t>(reported) : int64_t{1} << 20;
-  }();
-  return size;
-}
-
-}  // namespace
 
 Partition choose_partition(int64_t B, int64_t blocks, int64_t weight_bytes, double step_work, double work) {
   // A barrier costs as much as some ten thousand multiplications, waking the team some hundred thousand.

@@ -1,14 +1,8 @@
 #include "cpu/threads/thread_team.h"
 
-#include <linux/futex.h>
-#include <pthread.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <climits>
-#include <ctime>
 
+#include "cpu/threads/system.h"
 #include "cpu/threads/torch_threads.h"
 
 namespace fastrnn {
@@ -19,25 +13,13 @@ std::atomic<bool> used{false};
 
 void watch_forks() {
   static const bool registered [[maybe_unused]] = [] {
-    pthread_atfork(nullptr, nullptr, [] {
+    call_after_fork([] {
       if (!used.load(std::memory_order_relaxed)) return;
       forked_after_use.store(true);
     });
     return true;
   }();
 }
-
-void futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* timeout) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, timeout, nullptr, 0);
-}
-
-// Sleeps while *word is `value`, but not for long.
-void sleep_while(std::atomic<uint32_t>* word, uint32_t value) {
-  constexpr timespec at_most = {0, 200'000};
-  futex(word, FUTEX_WAIT_PRIVATE, value, &at_most);
-}
-
-void wake_all(std::atomic<uint32_t>* word) { futex(word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr); }
 
 inline void pause() {
 #if defined(__x86_64__)
