@@ -48,7 +48,7 @@ FASTRNN_INLINE To bits_as(From from) {
 template <class V>
 struct Lanes;
 
-// By comparison, of which a NaN takes neither branch.
+// A comparison with NaN is false, so x stays NaN.
 template <class V>
 struct Clamps {
   static FASTRNN_INLINE V at_least(V x, V low) { return x < low ? low : x; }

@@ -1,14 +1,5 @@
 #include "cpu/dispatch.h"
 
-#if defined(__linux__) && defined(__x86_64__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#elif defined(__linux__) && defined(__aarch64__)
-#include <sys/auxv.h>
-#elif defined(__APPLE__) && defined(__aarch64__)
-#include <sys/sysctl.h>
-#endif
-
 #include <cstdlib>
 #include <stdexcept>
 
@@ -22,23 +13,6 @@ FASTRNN_TARGETS(FASTRNN_DECLARE)
 #undef FASTRNN_DECLARE
 
 namespace {
-
-// runs_NAME() for every target: whether this processor runs it.
-bool runs_portable() { return true; }
-
-#if defined(__x86_64__)
-// A process must ask the system for the matrix tiles' registers.
-bool amx_granted() {
-#if defined(FASTRNN_EMULATED_AMX)
-  return true;
-#elif defined(__linux__)
-  constexpr long request_permission = 0x1023, tile_data = 18;
-  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-         __builtin_cpu_supports("amx-int8") && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-  return false;
-#endif
-}
 
 // Tests a table's products with whole numbers up to `largest`, such that sums are exact in any order.
 // Matrix tiles are used only after passing this self-test: they were developed by emulation alone.
@@ -81,41 +55,11 @@ bool products_are_right(const Kernels& kernels, int largest) {
   return true;
 }
 
-bool runs_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+bool passes_self_test(const Target& target) {
+  if (target.f32_split == nullptr) return true;  // no matrix tiles
+  return products_are_right(*target.f32_bf16_dot, 100) && products_are_right(*target.f32_split, 450) &&
+         products_are_right(*target.f32_int8, 127);
 }
-bool runs_avx512() {
-  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-bool runs_avx2_vnni() { return runs_avx2() && __builtin_cpu_supports("avxvnni"); }
-bool runs_avx512_vnni() { return runs_avx512() && __builtin_cpu_supports("avx512vnni"); }
-bool runs_avx512_bf16() { return runs_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
-bool runs_avx512_amx() {
-  return runs_avx512_bf16() && amx_granted() && products_are_right(*avx512_amx::target.f32_bf16_dot, 100) &&
-         products_are_right(*avx512_amx::target.f32_split, 450) &&
-         products_are_right(*avx512_amx::target.f32_int8, 127);
-}
-#endif
-
-#if defined(__aarch64__)
-bool runs_neon() { return true; }
-bool runs_neon_bf16() {
-#if defined(__linux__)
-  constexpr unsigned long bf16 = 1ul << 14, int8 = 1ul << 13;  // HWCAP2_BF16, HWCAP2_I8MM
-  return (getauxval(AT_HWCAP2) & (bf16 | int8)) == (bf16 | int8);
-#elif defined(__APPLE__)
-  for (const char* name : {"hw.optional.arm.FEAT_BF16", "hw.optional.arm.FEAT_I8MM"}) {
-    int found = 0;
-    size_t size = sizeof(found);
-    if (sysctlbyname(name, &found, &size, nullptr, 0) != 0 || found == 0) return false;
-  }
-  return true;
-#else
-  return false;
-#endif
-}
-#endif
 
 struct Candidate {
   const Target* target;
@@ -124,7 +68,7 @@ struct Candidate {
 
 const std::vector<Candidate>& candidates() {
   static const std::vector<Candidate> all = {
-#define FASTRNN_CANDIDATE(name) {&name::target, runs_##name()},
+#define FASTRNN_CANDIDATE(name) {&name::target, name::target.runs() && passes_self_test(name::target)},
       FASTRNN_TARGETS(FASTRNN_CANDIDATE)
 #undef FASTRNN_CANDIDATE
   };

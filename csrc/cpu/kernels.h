@@ -16,9 +16,9 @@
 
 namespace fastrnn {
 
-constexpr int max_tile_rows = 16;
+constexpr int max_tile_rows = 16;  // of matrix tiles; tiles of vectors have at most 8
 constexpr int max_tile_vectors = 4;
-constexpr int max_vector_tile_rows = 8;  // of tiles whose sums are vectors
+constexpr int max_unpacked_rows = 8;  // that the driver multiplies with unpacked weights in one call
 
 // The cell's forward equations for some rows and the units of a block. Pointers are at the first row and
 // the first unit; *_row are strides from row to row, H the stride from gate to gate or slot to slot of a
@@ -99,7 +99,7 @@ struct Kernels {
 
   int lanes;           // Compute numbers in a vector
   int k_step;          // k of a product, of packed panels and of operand rows is a multiple of this
-  int rows_3, rows_4;  // most rows of a tile 3 vectors wide, and of others
+  int rows_3, rows_4;  // most rows of tiles 3 vectors wide, and of tiles 1, 2 and 4 wide
 
   int tile_rows(int vectors) const { return vectors == 3 ? rows_3 : rows_4; }
   // Width of a tile for a product with so many columns: no more than they fill, if there is a choice.
@@ -117,8 +117,8 @@ struct Kernels {
 
   // The same from unpacked weights, for few rows: column g * block + u of acc is the product with row
   // g * H + u of w, for u < units. Any number of rows; columns beyond the units are undefined.
-  void (*multiply_rows)(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
-                        int gates, int64_t H, int64_t units, int64_t block, Compute* acc);
+  void (*multiply_unpacked)(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                            int gates, int64_t H, int64_t units, int64_t block, Compute* acc);
 
   // Packs the panel of a block for a product with w transposed: column g * block + u is row g * H + u of w.
   void (*pack_transposed)(int64_t k, const Storage* w, int64_t w_row, int gates, int64_t H, int64_t units,
@@ -130,7 +130,8 @@ struct Kernels {
   void (*to_storage)(int64_t n, const Compute* from, Storage* to);
   void (*to_operand)(int64_t n, const Storage* from, Operand* to);
   void (*round_to_operand)(int64_t n, const Compute* from, Operand* to);
-  // A row of n numbers, with its padding and scale; only if quantizes, and then in place of the two above.
+  // Quantizes a row of n numbers and appends padding and the scale. Only if quantizes: replaces the two
+  // above.
   void (*quantize)(int64_t n, const Compute* from, Operand* to);
   // to[u] = sum over rows of from[row][u]; only if one_type
   void (*sum_rows)(int64_t rows, int64_t n, const Storage* from, int64_t row, Compute* to);
@@ -150,9 +151,10 @@ struct FloatTables {
   Kernels<Half, float, float> f16;
 };
 
-// An instruction set's tables. Null if it has nothing better than float operands.
+// An instruction set's tables. One is null if it has nothing better than float operands.
 struct Target {
   const char* name;
+  bool (*runs)();  // whether this processor can
   const Kernels<float, float, float>* f32;
   const Kernels<double, double, double>* f64;
   const Kernels<BFloat16, float, float>* bf16;

@@ -51,7 +51,7 @@ class TransposedProduct {
   int64_t blocks() const { return (H_ + block_ - 1) / block_; }
   int64_t units(int64_t j) const { return std::min(block_, H_ - j * block_); }
   int64_t columns() const { return gates_ * block_; }
-  int64_t tile_rows() const { return panels_ ? kernels_.tile_rows(vectors_) : max_vector_tile_rows; }
+  int64_t tile_rows() const { return panels_ ? kernels_.tile_rows(vectors_) : max_unpacked_rows; }
 
   void pack(int64_t j) const {
     for (int tile = 0; tile < tiles_; ++tile) {
@@ -62,7 +62,7 @@ class TransposedProduct {
 
   void multiply(int64_t j, int rows, const Operand* const* a, Compute* acc) const {
     if (!panels_) {
-      kernels_.multiply_rows(rows, k_, a, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, acc);
+      kernels_.multiply_unpacked(rows, k_, a, w_ + j * block_ * k_, k_, gates_, H_, units(j), block_, acc);
     } else if (tiles_ == 1) {
       multiply_tile(j, 0, rows, a, acc);
     } else {

@@ -100,7 +100,7 @@ void call_product(const Kernels& k, const std::string& kernel, Arguments& next) 
     const int64_t H = next, units = next, block = next;
     const auto a = row_pointers(rows, row, first = next);
     const typename Kernels::Storage* w = next;
-    k.multiply_rows(rows, terms, a.data(), w, w_row, gates, H, units, block, next);
+    k.multiply_unpacked(rows, terms, a.data(), w, w_row, gates, H, units, block, next);
   }
 }
 
@@ -138,7 +138,7 @@ void call_cell(const Kernels& k, const std::string& kernel, Arguments& next) {
 
 template <class Kernels>
 void call(const Kernels& k, const std::string& kernel, Arguments& next) {
-  if (kernel == "multiply" || kernel == "multiply_rows") return call_product(k, kernel, next);
+  if (kernel == "multiply" || kernel == "multiply_unpacked") return call_product(k, kernel, next);
   if (kernel == "forward" || kernel == "backward") return call_cell(k, kernel, next);
   if (kernel == "pack_transposed") {
     const int64_t terms = next, w_row = next;

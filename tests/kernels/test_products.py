@@ -181,7 +181,7 @@ def test_unpacked_weights(table: Table, rows: int) -> None:
         numbers = [rows, k, k + 5, k + 3, gates, H, units, block]
         acc = torch.zeros(rows, gates, block, dtype=table.types.compute)
         arrays = [strided(table.to_operand(a), k + 5), strided(w.to(table.types.storage), k + 3), acc]
-        result = table.call("multiply_rows", numbers, arrays)[2].to(F64)
+        result = table.call("multiply_unpacked", numbers, arrays)[2].to(F64)
         for g in range(gates):
             expected = a @ w[g * H : g * H + units].t()
             assert torch.equal(result[:, g, :units], expected), f"gate {g} of {gates}"

@@ -1,4 +1,4 @@
-// Matrix products of a tile of rows with a panel (multiply), or with unpacked weights (multiply_rows).
+// Matrix products of a tile of rows with a panel (multiply), or with unpacked weights (multiply_unpacked).
 
 // How `pair` numbers of a row are multiplied with as many rows of a panel, stored side by side, and added
 // to a vector of sums. Panels are padded to a multiple of k_step rows.
@@ -168,8 +168,8 @@ struct RowDot<BFloat16, BFloat16, float> : Dot<BFloat16, float> {
 // Products of `weight_rows` rows of w with `rows` rows of a, all read along k: a vector of sums for each,
 // whose lanes are added at the end. w has `exist` more rows; beyond these the last one is read again.
 template <int rows, class Compute, class Operand, class Storage>
-FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
-                                       int64_t exist, Compute* acc, int64_t acc_row) {
+FASTRNN_INLINE void multiply_unpacked_tile(int64_t k, const Operand* const* a, const Storage* w,
+                                           int64_t w_row, int64_t exist, Compute* acc, int64_t acc_row) {
   using D = RowDot<Operand, Storage, Compute>;
   constexpr int lanes = lanes_of<Compute>;
   constexpr int weight_rows = lanes / rows;
@@ -200,27 +200,28 @@ FASTRNN_INLINE void multiply_rows_tile(int64_t k, const Operand* const* a, const
 }
 
 template <int rows, class Compute, class Operand, class Storage>
-FASTRNN_INLINE void multiply_rows_of(int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
-                                     int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
+FASTRNN_INLINE void multiply_unpacked_block(int64_t k, const Operand* const* a, const Storage* w,
+                                            int64_t w_row, int gates, int64_t H, int64_t units,
+                                            int64_t block, Compute* acc) {
   constexpr int weight_rows = lanes_of<Compute> / rows;
   for (int g = 0; g < gates; ++g) {
     for (int64_t u = 0; u < units; u += weight_rows) {
-      multiply_rows_tile<rows>(k, a, w + (g * H + u) * w_row, w_row, units - u, acc + g * block + u,
-                               gates * block);
+      multiply_unpacked_tile<rows>(k, a, w + (g * H + u) * w_row, w_row, units - u, acc + g * block + u,
+                                   gates * block);
     }
   }
 }
 
 template <class Storage, class Operand, class Compute>
-void multiply_rows(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row, int gates,
-                   int64_t H, int64_t units, int64_t block, Compute* acc) {
+void multiply_unpacked(int rows, int64_t k, const Operand* const* a, const Storage* w, int64_t w_row,
+                       int gates, int64_t H, int64_t units, int64_t block, Compute* acc) {
   constexpr int most = lanes_of<Compute> < 4 ? lanes_of<Compute> : 4;
   for (; rows >= most; rows -= most, a += most, acc += most * gates * block) {
-    multiply_rows_of<most>(k, a, w, w_row, gates, H, units, block, acc);
+    multiply_unpacked_block<most>(k, a, w, w_row, gates, H, units, block, acc);
   }
   if (most > 2 && rows >= 2) {
-    multiply_rows_of<2>(k, a, w, w_row, gates, H, units, block, acc);
+    multiply_unpacked_block<2>(k, a, w, w_row, gates, H, units, block, acc);
     rows -= 2, a += 2, acc += 2 * gates * block;
   }
-  if (rows == 1) multiply_rows_of<1>(k, a, w, w_row, gates, H, units, block, acc);
+  if (rows == 1) multiply_unpacked_block<1>(k, a, w, w_row, gates, H, units, block, acc);
 }

@@ -4,6 +4,9 @@
 #include "cpu/isa/amx.inl.h"
 #endif
 
+static_assert(FASTRNN_TILE_ROWS_3 <= 8 && FASTRNN_TILE_ROWS_4 <= 8,
+              "the loops over the rows of a tile are unrolled 8 times, and else leave the registers");
+
 template <class Storage, class Operand, class Compute>
 constexpr Kernels<Storage, Operand, Compute> make_kernels() {
   using K = Kernels<Storage, Operand, Compute>;
@@ -33,7 +36,7 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
       }
     }
   });
-  k.multiply_rows = multiply_rows<Storage, Operand, Compute>;
+  k.multiply_unpacked = multiply_unpacked<Storage, Operand, Compute>;
   k.pack_transposed = pack_transposed<Storage, Operand, Compute>;
   k.pack = pack<Storage, Operand, Compute>;
   k.to_compute = convert<Storage, Compute, Compute>;
@@ -107,6 +110,7 @@ constexpr auto f32_int8 = make_int8_kernels();
 extern const Target target;
 constinit const Target target = {
     FASTRNN_NAME(FASTRNN_TARGET),
+    runs,
     &floats.f32,
     &floats.f64,
     &floats.bf16,

@@ -2,12 +2,15 @@
 // one:
 //
 //   FASTRNN_TARGET           the namespace of its kernels, and the name that users see
-//   FASTRNN_BASE_TARGET      another target, whose tables it takes but for int8; undefined for none
-//   FASTRNN_COMPILER_TARGET  a string: extensions that the compiler may use; undefined for its default
+//   FASTRNN_BASE_TARGET      another target that has all tables but int8's; undefined if this one has its
+//   own FASTRNN_COMPILER_TARGET  a string: extensions that the compiler may use; undefined for its default
+//   FASTRNN_RUNS             whether this processor has them (processor.h)
 //   FASTRNN_VECTOR_BYTES     size of a SIMD vector: 16, 32 or 64
-//   FASTRNN_TILE_ROWS_3      most rows of a product's tile 3 vectors wide, such that its sums, weights and
-//                            one operand fit in the registers
-//   FASTRNN_TILE_ROWS_4      the same for 1, 2 and 4 vectors
+//   FASTRNN_TILE_ROWS_3      most rows of a tile 3 vectors wide, for products with the three gates of GRU
+//   FASTRNN_TILE_ROWS_4      most rows of tiles 1, 2 and 4 vectors wide, for all other products
+//
+// A tile's sums (rows times vectors), the weights of one k (vectors) and one operand should fit in the
+// registers. Tiles of vectors have at most 8 rows, matrix tiles 16.
 //
 // and, for intrinsics.inl.h and lanes.inl.h,
 //
@@ -39,6 +42,12 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
+
+#include "cpu/isa/processor.h"
+
+namespace fastrnn::FASTRNN_TARGET {
+[[maybe_unused]] static bool runs() { return FASTRNN_RUNS; }
+}  // namespace fastrnn::FASTRNN_TARGET
 
 #define FASTRNN_PRAGMA_OF(text) _Pragma(#text)
 #define FASTRNN_PRAGMA(text) FASTRNN_PRAGMA_OF(text)

@@ -3,9 +3,10 @@
 
 #define FASTRNN_TARGET avx2
 #define FASTRNN_COMPILER_TARGET "avx2,fma,f16c"
+#define FASTRNN_RUNS has_avx2()
 #define FASTRNN_VECTOR_BYTES 32
-#define FASTRNN_TILE_ROWS_3 4
-#define FASTRNN_TILE_ROWS_4 3
+#define FASTRNN_TILE_ROWS_3 4  // of tiles 3 vectors wide, which the gates of GRU fill
+#define FASTRNN_TILE_ROWS_4 3  // of tiles 1, 2 and 4 vectors wide, which serve all other products
 #define FASTRNN_HAS_AVX2
 #define FASTRNN_HAS_F16C
 

@@ -4,6 +4,7 @@
 #define FASTRNN_TARGET avx2_vnni
 #define FASTRNN_BASE_TARGET avx2
 #define FASTRNN_COMPILER_TARGET "avx2,fma,f16c,avxvnni"
+#define FASTRNN_RUNS has_avx2() && __builtin_cpu_supports("avxvnni")
 #define FASTRNN_VECTOR_BYTES 32
 #define FASTRNN_TILE_ROWS_3 4
 #define FASTRNN_TILE_ROWS_4 2

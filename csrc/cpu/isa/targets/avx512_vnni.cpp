@@ -4,6 +4,7 @@
 #define FASTRNN_TARGET avx512_vnni
 #define FASTRNN_BASE_TARGET avx512
 #define FASTRNN_COMPILER_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+#define FASTRNN_RUNS has_avx512() && __builtin_cpu_supports("avx512vnni")
 #define FASTRNN_VECTOR_BYTES 64
 #define FASTRNN_TILE_ROWS_3 8
 #define FASTRNN_TILE_ROWS_4 6

@@ -2,6 +2,7 @@
 #if defined(__aarch64__)
 
 #define FASTRNN_TARGET neon
+#define FASTRNN_RUNS true
 #define FASTRNN_VECTOR_BYTES 16
 #define FASTRNN_TILE_ROWS_3 7
 #define FASTRNN_TILE_ROWS_4 5

@@ -3,6 +3,7 @@
 
 #define FASTRNN_TARGET neon_bf16
 #define FASTRNN_COMPILER_TARGET "arch=armv8.2-a+bf16+i8mm"
+#define FASTRNN_RUNS has_bf16_and_i8mm()
 #define FASTRNN_VECTOR_BYTES 16
 #define FASTRNN_TILE_ROWS_3 7
 #define FASTRNN_TILE_ROWS_4 5
