@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from fastrnn import _build
 
@@ -17,8 +18,13 @@ def main() -> None:
     compile_.add_argument("--remove", action="store_true", help="remove what was compiled")
     arguments = parser.parse_args()
     if arguments.command == "compile":
-        # torch's build tools take a second to import.
-        from fastrnn import _compile
+        try:
+            # torch's build tools take a second to import.
+            from fastrnn import _compile
+        except ModuleNotFoundError as error:
+            sys.exit(
+                f"fastrnn: the CUDA library cannot be compiled: no {error.name}; pip install {error.name}"
+            )
 
         if arguments.remove:
             _compile.remove_cuda(_build.compiled_folder())

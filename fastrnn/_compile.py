@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from setuptools import Distribution
 from torch.utils import cpp_extension
 
 # torch's interface as of the oldest torch that the libraries run with.
@@ -80,30 +81,35 @@ def compile_cuda(csrc: Path, library: Path) -> None:
 
     It is written aside and moved into place, by one process at a time. Exits with a sentence if it can't.
     """
-    if reason := missing_for_cuda():
+    # pip puts ninja next to Python, in an environment that need not be activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    reason = missing_for_cuda()
+    if reason is None and shutil.which("ninja") is None:
+        reason = "no ninja was found; pip install ninja"
+    if reason:
         sys.exit(f"fastrnn: the CUDA library cannot be compiled: {reason}")
-    try:
-        from setuptools import Distribution
-    except ImportError:
-        sys.exit("fastrnn: the CUDA library cannot be compiled; pip install setuptools ninja")
     library.parent.mkdir(parents=True, exist_ok=True)
     with (library.parent.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if library.exists():
             print(f"fastrnn: already compiled: {library}")
             return
-        extension = cuda_extension(csrc, [])
-        archs = os.environ["TORCH_CUDA_ARCH_LIST"]
+        archs = os.environ["TORCH_CUDA_ARCH_LIST"] = _arch_list()
         print(f"fastrnn: compiling CUDA kernels for {archs}: about 5 minutes on two cores", flush=True)
         start = time.monotonic()
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            project = Distribution({"name": "fastrnn", "ext_modules": [extension]})
-            command = cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True)(project)
-            command.build_lib, command.build_temp = f"{folder}/lib", f"{folder}/temp"
-            command.ensure_finalized()
-            command.run()
-            os.replace(f"{folder}/lib/fastrnn/_C_cuda.so", library)
+            os.replace(_build_cuda(csrc, Path(folder)), library)
         print(f"fastrnn: compiled in {time.monotonic() - start:.0f} s: {library}")
+
+
+def _build_cuda(csrc: Path, folder: Path) -> Path:
+    """The library, built in a folder."""
+    project = Distribution({"name": "fastrnn", "ext_modules": [cuda_extension(csrc, [])]})
+    command = cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True)(project)
+    command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")
+    command.ensure_finalized()
+    command.run()
+    return folder / "lib/fastrnn/_C_cuda.so"
 
 
 def remove_cuda(folder: Path) -> None:
