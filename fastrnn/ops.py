@@ -129,7 +129,7 @@ def forward_prepacked(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _check_cell(cell: str) -> None:
     known = cell in CELLS or cell in DECLARED
-    torch._check(known, lambda: f"fastrnn: there is no cell named {cell!r}")
+    torch._check_value(known, lambda: f"fastrnn: there is no cell named {cell!r}")
 
 
 def _check(
@@ -150,9 +150,9 @@ def _check(
             f"got {t.dtype} of shape {list(t.shape)} on {t.device}"
         )
 
-    torch._check(t.dim() == len(shape) and t.dtype == dtype and t.device == x.device, wrong)
+    torch._check_value(t.dim() == len(shape) and t.dtype == dtype and t.device == x.device, wrong)
     for size, expected in zip(t.shape, shape, strict=True):
-        torch._check(size == expected, wrong)
+        torch._check_value(size == expected, wrong)
 
 
 def _check_sequence(
@@ -179,7 +179,7 @@ def _check_sequence(
         (not packed or sizes == (1, torch.int64, "cpu"), "batch_sizes must be 1-D int64 on the CPU"),
         (lengths is None or not packed, "lengths and batch_sizes exclude each other"),
     ):
-        torch._check(right, lambda what=what: f"fastrnn: {what}")
+        torch._check_value(right, lambda what=what: f"fastrnn: {what}")
     batch = h0.shape[0] if packed else x.shape[-2]
     _check("h0", h0, (batch, size), x)
     _check("c0", c0, (batch, known["own_states"] * hidden), x)
@@ -210,11 +210,11 @@ def _(
     step_inputs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _check_cell(cell)
-    torch._check(w_ih.dim() == 2, lambda: "fastrnn: w_ih must have 2 dimensions")
+    torch._check_value(w_ih.dim() == 2, lambda: "fastrnn: w_ih must have 2 dimensions")
     known = facts(cell)
     gates, hidden = known["gates"], w_ih.shape[0] // known["gates"]
-    torch._check(w_hr is None or known["projects"] == 1, lambda: f"fastrnn: {cell} has no projection")
-    torch._check(w_hr is None or w_hr.dim() == 2, lambda: "fastrnn: w_hr must have 2 dimensions")
+    torch._check_value(w_hr is None or known["projects"] == 1, lambda: f"fastrnn: {cell} has no projection")
+    torch._check_value(w_hr is None or w_hr.dim() == 2, lambda: "fastrnn: w_hr must have 2 dimensions")
     size = hidden if w_hr is None else w_hr.shape[0]
     _check_sequence(cell, x, h0, c0, b_ih, b_hh, batch_sizes, lengths, reset, hidden, size)
     _check("w_ih", w_ih, (gates * hidden, x.shape[-1]), x)
@@ -226,7 +226,8 @@ def _(
         ("step_inputs", step_inputs, (*leading, known["step_inputs"] * hidden)),
     ):
         wants = known[name] > 0
-        torch._check((t is not None) == wants, lambda n=name, w=wants: f"fastrnn: {cell} takes {n}: {w}")
+        said = f"fastrnn: {cell} takes {name}: {wants}"
+        torch._check_value((t is not None) == wants, lambda said=said: said)
         _check(name, t, shape, x)
     none = x.new_empty(0)
     keeps_slots = known["keeps_slots"] and keep >= KEEP_SLOTS
@@ -292,7 +293,7 @@ def _(
     precision: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_cell(cell)
-    torch._check(h0.dim() == 2, lambda: "fastrnn: h0 must have 2 dimensions")
+    torch._check_value(h0.dim() == 2, lambda: "fastrnn: h0 must have 2 dimensions")
     masks = (batch_sizes, lengths, reset)
     _check_sequence(cell, x, h0, c0, b_ih, b_hh, *masks, hidden_size, h0.shape[1])
     leading = x.shape[:-1]

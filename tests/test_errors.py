@@ -270,3 +270,30 @@ def test_weights_of_the_wrong_shape(name: str) -> None:
     fits = r"w_hh must have the shape \[24, 6\], got \[3, 3\]|hidden_size"
     with pytest.raises((RuntimeError, ValueError), match=fits):
         module(zeros(B, I))
+
+
+@pytest.mark.parametrize("change", ["shape", "data", "dtype", "bias"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("cell", support.LAYERS)
+def test_weights_that_do_not_fit(cell: str, device: str, change: str) -> None:
+    """The class of torch.nn's error, with our words: torch.nn's kernels may crash on such weights."""
+    layer = support.ours(cell, I, H, dtype=torch.float64, device=device)
+    other = {"dtype": torch.float32, "device": device} if change == "dtype" else {"device": device}
+    other = {"dtype": torch.float64, **other}
+    if change == "bias":
+        layer.bias_hh_l0 = nn.Parameter(torch.zeros(H + 1, **other))
+    elif change == "data":
+        layer.weight_hh_l0.data = torch.zeros(H + 1, H, **other)
+    else:
+        shape = layer.weight_hh_l0.shape if change == "dtype" else (H + 1, H)
+        layer.weight_hh_l0 = nn.Parameter(torch.zeros(shape, **other))
+    name = "b_hh" if change == "bias" else "w_hh"
+    with pytest.raises(RuntimeError, match=f"fastrnn: {name} must"):
+        layer(torch.zeros(2, 3, I, dtype=torch.float64, device=device))
+
+
+@pytest.mark.parametrize("cell", support.CELLS)
+def test_sparse_input_of_a_cell_is_torch_nns(cell: str) -> None:
+    theirs, ours = support.cell_twins(cell, I, H)
+    x = torch.randn(3, I).to_sparse()
+    support.same(ours(x), theirs(x))

@@ -101,19 +101,24 @@ class Recurrent(Limits, nn.RNNBase):
         if h0 is None:
             h0, c0 = self._zeros(x, _batch(x, sequence.batch_sizes))
         recurrent: Any = _recurrent_without_autocast if autocast else functional.recurrent
-        y, h_n, c_n, steps = recurrent(
-            self.cell,
-            x,
-            h0,
-            c0,
-            weights,
-            directions=self._directions,
-            dropout=self.dropout if self.training else 0.0,
-            sequence=sequence,
-            keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
-            states=states,
-            layer=self._layer_function(path),
-        )
+        try:
+            y, h_n, c_n, steps = recurrent(
+                self.cell,
+                x,
+                h0,
+                c0,
+                weights,
+                directions=self._directions,
+                dropout=self.dropout if self.training else 0.0,
+                sequence=sequence,
+                keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
+                states=states,
+                layer=self._layer_function(path),
+            )
+        except ValueError as error:
+            if sequence.lengths is not None or sequence.batch_sizes is not None:
+                raise
+            raise RuntimeError(str(error)) from None  # about weights, for which torch.nn raises that
         if autocast:
             y, h_n, c_n, steps = self._as_autocast_returns(call, y, h_n, c_n, steps)
         output, state = self._restore_layout(input, y, h_n, c_n, unbatched)

@@ -35,7 +35,7 @@ class RecurrentCell(Limits, nn.RNNCellBase):
             return self._by_torch(input, hx)
         try:
             return self._step(self._layer_function(path), input, state)
-        except ValueError:  # the kernels raise it only for arguments that do not fit
+        except (ValueError, NotImplementedError):  # of the kernels, for arguments that do not fit
             return self._by_torch(input, hx)
 
     def _plan(self, input: Any, hx: Any, check: bool = False) -> tuple[State | None, routing.Path]:
