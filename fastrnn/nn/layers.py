@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.nn.base import Recurrent, State, pair
+
+Hx = TypeVar("Hx")  # a state of all layers, or of every step of one
+PackedHx = TypeVar("PackedHx")  # of every step of one layer, for packed input
+
+
+class LayerCall(Protocol[Hx, PackedHx]):
+    """The types of ``layer(input, ...)``, which torch.nn.Module leaves open."""
+
+    @overload
+    def __call__(
+        self,
+        input: Tensor,
+        hx: Hx | None = None,
+        *,
+        lengths: Tensor | list[int] | None = None,
+        reset: Tensor | None = None,
+        states: Literal[False] = False,
+    ) -> tuple[Tensor, Hx]: ...
+    @overload
+    def __call__(
+        self,
+        input: Tensor,
+        hx: Hx | None = None,
+        *,
+        lengths: Tensor | list[int] | None = None,
+        reset: Tensor | None = None,
+        states: Literal[True],
+    ) -> tuple[Tensor, Hx, list[Hx]]: ...
+    @overload
+    def __call__(
+        self, input: PackedSequence, hx: Hx | None = None, *, states: Literal[False] = False
+    ) -> tuple[PackedSequence, Hx]: ...
+    @overload
+    def __call__(
+        self, input: PackedSequence, hx: Hx | None = None, *, states: Literal[True]
+    ) -> tuple[PackedSequence, Hx, list[PackedHx]]: ...
+
+
+CallOfLSTM = LayerCall[tuple[Tensor, Tensor], tuple[PackedSequence, PackedSequence]]
+CallOfOthers = LayerCall[Tensor, PackedSequence]
 
 _DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
@@ -38,6 +79,7 @@ _DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, result
 
 class LSTM(Recurrent, nn.LSTM):
     __doc__ = _DOC.format(name="LSTM", and_c=" and c", steps="(h, c)")
+    __call__: CallOfLSTM
 
     def _split_state(self, hx: Any) -> State | None:
         return pair(hx)
@@ -48,10 +90,12 @@ class LSTM(Recurrent, nn.LSTM):
 
 class GRU(Recurrent, nn.GRU):
     __doc__ = _DOC.format(name="GRU", and_c="", steps="h")
+    __call__: CallOfOthers
 
 
 class RNN(Recurrent, nn.RNN):
     __doc__ = _DOC.format(name="RNN", and_c="", steps="h")
+    __call__: CallOfOthers
 
 
 class GRUResetBefore(Recurrent, nn.GRU):
@@ -70,6 +114,8 @@ class GRUResetBefore(Recurrent, nn.GRU):
         >>> layer = fastrnn.GRUResetBefore(10, 20)
         >>> output, h_n = layer(torch.randn(5, 3, 10))
     """
+
+    __call__: CallOfOthers
 
     @property
     def cell(self) -> str:
