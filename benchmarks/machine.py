@@ -35,7 +35,18 @@ def facts() -> dict[str, Any]:
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     named = re.search(r"model name\s*:\s*(.+)", info)
-    return named[1].strip() if named else platform.processor() or platform.machine()
+    name = named[1].strip() if named else platform.processor() or platform.machine()
+    generation = zen_generation(info)
+    return f"{name} (Zen {generation})" if generation else name
+
+
+def zen_generation(cpuinfo: str) -> int | None:
+    """3, 4 or 5 for such an AMD processor, which virtual machines leave out of its name; else None."""
+    family = re.search(r"cpu family\s*:\s*(\d+)", cpuinfo)
+    if "AuthenticAMD" not in cpuinfo or family is None:
+        return None
+    has_bf16 = "avx512_bf16" in cpuinfo
+    return {25: 4 if has_bf16 else 3, 26: 5}.get(int(family[1]))
 
 
 def caches() -> dict[str, tuple[int, int]]:

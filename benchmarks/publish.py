@@ -51,12 +51,15 @@ def _with_blocks(page: Path, result: Result, source: Path) -> str:
 
 
 def gains(result: Result, files: str) -> str:
-    """Three lines: the float32 grid of each cell as geometric mean and range."""
+    """Three lines: the float32 grid of each cell as geometric mean, lowest and highest; and the machine."""
     lines = []
     for cell, name in NAMES.items():
         rows = [result.group("grid", cell, pass_, "float32") for pass_ in _PASSES]
         lines.append([f"`{name}`", *(_mean_and_range(group) for group in rows)])
-    return table(["speed relative to torch.nn on a CPU, float32", *_PASSES], lines)
+    return _joined(
+        table(["torch.nn's time divided by fastrnn's, float32", *_PASSES], lines),
+        f"Measured on {machine_line(result)}.",
+    )
 
 
 def speed(result: Result, files: str) -> str:
@@ -72,7 +75,7 @@ def speed(result: Result, files: str) -> str:
     ]
     header = ["geometric mean of the ratios", *(f"{NAMES[cell]} {pass_}" for cell, pass_ in _COLUMNS)]
     return _joined(
-        f"{machine_line(result)}. A ratio above 1 means that fastrnn is faster.",
+        f"torch.nn's time divided by fastrnn's, on {machine_line(result)}:",
         warning(result.looks, result.others),
         table(header, lines),
     )
@@ -88,11 +91,11 @@ def full(result: Result, files: str) -> str:
     means, lows = zip(*(mean_and_worst(rows) for rows in groups.values()), strict=True)
     lines += [["**geometric mean**", *means], ["**worst**", *lows]]
     return _joined(
-        f"Measured on: {machine_line(result)}.",
+        f"Measured on {machine_line(result)}.",
         warning(result.looks, result.others),
         table(header, lines),
         f"![Ratio to torch.nn over H and B]({files}-ratio.png)",
-        f"Every suite; [every shape]({files}.md) has its own page:",
+        f"A row is a suite of shapes; [the whole report]({files}.md) has every shape.",
         summary_table(result),
         f"![Time against T]({files}-length.png)",
     )
@@ -103,7 +106,7 @@ _BLOCKS: dict[str, Callable[[Result, str], str]] = {"gains": gains, "speed": spe
 
 def _mean_and_range(rows: list[Row]) -> str:
     ratios = [row.ratio for row in rows]
-    return f"{geometric_mean(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{geometric_mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _means(

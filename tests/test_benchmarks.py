@@ -221,7 +221,7 @@ def test_publish_takes_the_newest_complete_result(tmp_path):
     assert text.endswith("after\n")
     assert text.count("between\n") == 2
     assert "stale" not in text
-    assert "3.00x (3.00 to 3.00)" in text
+    assert "3.00 (3.00 to 3.00)" in text
     assert "(results/new-ratio.png)" in text
     assert publish.publish((page,), folder).name == "new.json"
     assert page.read_text() == text  # again changes nothing
