@@ -64,8 +64,9 @@ class ModelExplanation:
 
     Example:
         >>> import torch, fastrnn
-        >>> model = torch.nn.ModuleDict({"rnn": fastrnn.GRU(3, 4)})
-        >>> model.forward = lambda x: [model["rnn"](step[None]) for step in x]
+        >>> rnn = fastrnn.GRU(3, 4)
+        >>> model = torch.nn.ModuleDict({"rnn": rnn})
+        >>> model.forward = lambda x: [rnn(step.unsqueeze(0)) for step in x]
         >>> fastrnn.explain(model, torch.zeros(5, 1, 3)).advice
         {'rnn': 'called a step at a time: give it the whole sequence if all inputs are known before'}
     """

@@ -177,8 +177,8 @@ def cell(
         ...     i, f = torch.sigmoid(i + p_i * c), torch.sigmoid(f + p_f * c)
         ...     c = f * c + i * torch.tanh(g)
         ...     return torch.sigmoid(o + p_o * c) * torch.tanh(c), c
-        >>> [gate.name for gate in peephole.gates]
-        ['i', 'f', 'g', 'o']
+        >>> " ".join(gate.name for gate in peephole.gates)
+        'i f g o'
     """
 
     def names(given: str | Iterable[str]) -> Iterable[str]:
