@@ -17,6 +17,7 @@ from fastrnn.explain import Explanation, ModelExplanation, explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, Recurrence, RNNCell
 from fastrnn.prepack import prepack
 from fastrnn.stream import Stream, stream
+from fastrnn.tuning import Tuned, Tuning, tune
 
 __all__ = [
     "GRU",
@@ -31,6 +32,8 @@ __all__ = [
     "Recurrence",
     "Report",
     "Stream",
+    "Tuned",
+    "Tuning",
     "accelerate",
     "build_info",
     "cell",
@@ -40,6 +43,7 @@ __all__ = [
     "prepack",
     "restore",
     "stream",
+    "tune",
 ]
 
 _forks.watch()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+# What was tuned on this machine decides nothing here.
+os.environ["FASTRNN_TUNED"] = "0"
 
 import hypothesis
 import pytest
 import support
 import torch
+
+from fastrnn import drivers, tuned
 
 # FASTRNN_TEST_CONFIGS: how many random configurations a randomized test draws, always the same ones.
 hypothesis.settings.register_profile(
@@ -45,6 +51,14 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _tuned_for_one_test() -> Iterator[None]:
+    yield
+    if tuned._known:
+        tuned._known = None
+        drivers.refresh()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
