@@ -14,7 +14,19 @@ from fastrnn._version import __version__ as __version__
 from fastrnn.cells import cell
 from fastrnn.convert import Report, accelerate, patched, restore
 from fastrnn.explain import Explanation, ModelExplanation, explain
-from fastrnn.nn import GRU, LSTM, RNN, GRUCell, GRUResetBefore, LSTMCell, Recurrence, RNNCell
+from fastrnn.nn import (
+    GRU,
+    LSTM,
+    RNN,
+    CoupledLSTM,
+    GRUCell,
+    GRUResetBefore,
+    LiGRU,
+    LSTMCell,
+    PeepholeLSTM,
+    Recurrence,
+    RNNCell,
+)
 from fastrnn.prepack import prepack
 from fastrnn.stream import Stream, stream
 from fastrnn.tuning import Tuned, Tuning, tune
@@ -23,11 +35,14 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CoupledLSTM",
     "Explanation",
     "GRUCell",
     "GRUResetBefore",
     "LSTMCell",
+    "LiGRU",
     "ModelExplanation",
+    "PeepholeLSTM",
     "RNNCell",
     "Recurrence",
     "Report",

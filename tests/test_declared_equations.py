@@ -67,7 +67,7 @@ def test_declared_cell(name: str) -> None:
     check(CELLS[name])
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(random_cells())
 def test_random_cell(cell: Cell) -> None:
     check(cell)

@@ -7,10 +7,14 @@ namespace fastrnn {
 
 enum class CellId : int {
 #define FASTRNN_CELL_ID(name, type) name,
-  FASTRNN_CELLS(FASTRNN_CELL_ID)
+  FASTRNN_CELLS(FASTRNN_CELL_ID) FASTRNN_GENERATED_CELLS(FASTRNN_CELL_ID)
 #undef FASTRNN_CELL_ID
       count
 };
+
+#define FASTRNN_COUNT_CELL(name, type) +1
+constexpr int written_cells = 0 FASTRNN_CELLS(FASTRNN_COUNT_CELL);  // those before the generated ones
+#undef FASTRNN_COUNT_CELL
 
 struct CellInfo {
   const char* name;
@@ -21,7 +25,7 @@ struct CellInfo {
   const void* const* functions;  // of a cell that was loaded (cpu/plugin.h), else null
 };
 
-// Cells loaded since, whose ids follow CellId::count. Written by torch/loaded_cells.cpp alone.
+// Cells loaded since, whose ids follow CellId::count. Written by torch/arguments.cpp alone.
 constexpr int max_loaded_cells = 1024;
 inline const CellInfo* loaded_cells[max_loaded_cells];
 
@@ -37,11 +41,11 @@ inline const CellInfo& cell_info(CellId id) {
    type::has_c,                       \
    type::keeps_slots,                 \
    type::projects,                    \
-   type::has_c,                       \
-   0,                                 \
-   0,                                 \
+   own_states<type>,                  \
+   unit_weights<type>,                \
+   step_inputs<type>,                 \
    nullptr},
-      FASTRNN_CELLS(FASTRNN_CELL_INFO)
+      FASTRNN_CELLS(FASTRNN_CELL_INFO) FASTRNN_GENERATED_CELLS(FASTRNN_CELL_INFO)
 #undef FASTRNN_CELL_INFO
   };
   return table[static_cast<int>(id)];
@@ -49,6 +53,7 @@ inline const CellInfo& cell_info(CellId id) {
 
 #define FASTRNN_CELL_CHECK(name, type) static_assert(keeps_the_contract<type>());
 FASTRNN_CELLS(FASTRNN_CELL_CHECK)
+FASTRNN_GENERATED_CELLS(FASTRNN_CELL_CHECK)
 #undef FASTRNN_CELL_CHECK
 
 }  // namespace fastrnn

@@ -88,6 +88,7 @@ CellId find_cell(std::string_view name) {
 void load_cell(std::string_view name, int64_t address) {
   const std::lock_guard lock(loading);
   if (find(name)) return;
+  FASTRNN_CHECK_VALUE(address != 0, "fastrnn: this build has no cell named '", name, "'");
   const auto& plugin = *reinterpret_cast<const PluginCell*>(address);
   FASTRNN_CHECK_VALUE(
       plugin.layout == PluginCell::current_layout && plugin.arguments_size == plugin_arguments_size,

@@ -41,7 +41,8 @@
 //
 // cells and cpu_build tell, as lines of words, what the registry says of each cell, and how this library
 // was built and what it runs on. load_cell adds a cell that was compiled by itself, from the address of its
-// PluginCell (cpu/plugin.h), under a name, and tells the same of it.
+// PluginCell (cpu/plugin.h), under a name, and tells the same of it; of a generated cell that the registry
+// has, the address is 0.
 //
 // cuda_driver names the driver that would compute a layer of x's dtype on its device, and says why;
 // cuda_drivers names all. A build without CUDA has no implementation of these two.
@@ -67,7 +68,7 @@ std::string facts_of(const CellInfo& info) {
 
 std::string cells() {
   std::string lines;
-  for (int id = 0; id < static_cast<int>(CellId::count); ++id) {
+  for (int id = 0; id < written_cells; ++id) {
     lines += facts_of(cell_info(static_cast<CellId>(id)));
   }
   return lines;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch.fx import Node
 
 from fastrnn.cells.declaration import Cell, NoKernelError
 from fastrnn.cells.inspection import Call
-from fastrnn.cells.operators import InexpressibleError, Writer
+from fastrnn.cells.operators import InexpressibleError, Writer, name_of
 from fastrnn.cells.slots import choose_slots
 from fastrnn.cells.tracing import Equations, trace, trace_call
 
@@ -18,13 +19,16 @@ MAX_GATES = 8
 MAX_STATES = 8
 MAX_INPUTS = 8
 
+# Operators that write an argument once, so that its own expression may be written there.
+_INLINING = {"add", "sub", "mul", "div", "neg", "sigmoid", "tanh", "relu", "exp", "where"}
+
 
 @dataclass(frozen=True)
 class Printed:
     """A cell as C++.
 
     Attributes:
-        text: a struct named Declared.
+        text: a struct.
         kept: what forward leaves in the slots, as expressions of torch's graph.
     """
 
@@ -32,8 +36,8 @@ class Printed:
     kept: tuple[str, ...]
 
 
-def print_cell(cell: Cell) -> Printed:
-    """The cell's C++.
+def print_cell(cell: Cell, name: str = "Declared") -> Printed:
+    """The cell's C++, a struct of this name.
 
     Raises:
         NoKernelError: it has none; the sentence says why, naming the user's line if that is the reason.
@@ -48,7 +52,7 @@ def print_cell(cell: Cell) -> Printed:
             raise cell.no_kernel(f"has {count} {what}; compiled cells have {most} at most")
     equations, calls = trace(cell)
     try:
-        return _Printer(cell, equations).print()
+        return _Printer(cell, equations).print(name)
     except InexpressibleError:
         raise _culprit(cell, calls) from None
 
@@ -80,32 +84,38 @@ class _Printer:
         self.h_slot = [self.parts.index(gate.parts[-1]) for gate in cell.gates]
         self.kept = choose_slots(equations, frozenset(self.nodes[p] for p in self.parts))
 
-    def print(self) -> Printed:
+    def print(self, name: str) -> Printed:
         cell, line = self.cell, "\n    "
         own, given = len(cell.states) - 1, len(cell.weights) + len(cell.inputs)
-        gates, keeps = len(cell.gates), str(bool(self.kept)).lower()
-        old_states, given_arg = f"const V (&c_prev)[{max(own, 1)}]", f"const V (&e)[{max(given, 1)}]"
-        text = f"""struct Declared {{
+        gates = len(cell.gates)
+        kept = str(bool(self.kept)).lower()
+        c, e = max(own, 1), max(given, 1)
+        unused = "[[maybe_unused]]"
+        before = f"{unused} const V (&c_prev)[{c}], {unused} const V (&e)[{e}]"
+        text = f"""struct {name} {{
   static constexpr int gates = {gates}, slots = {len(self.parts)};
   static constexpr int own_states = {own}, unit_weights = {len(cell.weights)};
   static constexpr int step_inputs = {len(cell.inputs)};
   static constexpr int x_slot[gates] = {{{", ".join(map(str, range(gates)))}}};
   static constexpr int h_slot[gates] = {{{", ".join(map(str, self.h_slot))}}};
-  static constexpr bool has_c = own_states > 0, keeps_slots = {keeps}, projects = false;
+  static constexpr bool has_c = own_states > 0, keeps_slots = {kept}, projects = false;
 
   template <class V>
-  static FASTRNN_INLINE void forward(V (&s)[slots], V h_prev, {old_states}, {given_arg}, V& h,
-                                     V (&c)[{max(own, 1)}]) {{
-    using K = typename Lanes<V>::Scalar;
+  static FASTRNN_INLINE void forward(V (&s)[slots], {unused} V h_prev,
+                                     {before},
+                                     V& h, {unused} V (&c)[{c}]) {{
+    using K {unused} = typename Lanes<V>::Scalar;
     {line.join(self.forward())}
   }}
 
   template <class V>
-  static FASTRNN_INLINE void backward(const V (&s)[slots], V h, V h_prev, const V (&c)[{max(own, 1)}],
-                                      {old_states}, {given_arg}, V dh, const V (&dc)[{max(own, 1)}],
-                                      V (&d)[slots], V& dh_prev, V (&dc_prev)[{max(own, 1)}],
-                                      V (&de)[{max(given, 1)}]) {{
-    using K = typename Lanes<V>::Scalar;
+  static FASTRNN_INLINE void backward({unused} const V (&s)[slots], {unused} V h,
+                                      {unused} V h_prev, {unused} const V (&c)[{c}],
+                                      {before},
+                                      {unused} V dh, {unused} const V (&dc)[{c}],
+                                      V (&d)[slots], V& dh_prev, {unused} V (&dc_prev)[{c}],
+                                      {unused} V (&de)[{e}]) {{
+    using K {unused} = typename Lanes<V>::Scalar;
     {line.join(self.backward())}
   }}
 }};
@@ -144,12 +154,25 @@ class _Printer:
     def statements(self, wanted: Iterable[Node], names: dict[Node, str]) -> list[str]:
         """What computes the wanted nodes, whose names it adds to `names`."""
         writer = Writer(self.equations.constants, names)
-        lines = []
-        for node in self.equations.needed(wanted, names):
+        wanted, lines = list(wanted), []
+        needed = self.equations.needed(wanted, names)
+        readers = Counter(n for reader in needed for n in reader.all_input_nodes)
+        for node in needed:
             if node.op == "get_attr":
                 names[node] = writer.number(node)
+                continue
+            expression = writer.expression(node)
+            if node not in wanted and readers[node] == 1 and _writes_once(_only_reader(node, needed)):
+                names[node] = f"({expression})"
             else:
-                expression = writer.expression(node)
                 names[node] = f"v{len(names)}"
                 lines.append(f"const auto {names[node]} = {expression};")
         return lines
+
+
+def _only_reader(node: Node, needed: list[Node]) -> Node:
+    return next(reader for reader in needed if node in reader.all_input_nodes)
+
+
+def _writes_once(reader: Node) -> bool:
+    return reader.op == "call_function" and name_of(reader) in _INLINING

@@ -49,6 +49,7 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
   k.forward[static_cast<int>(CellId::name)] = cell_forward<type, Storage, Operand, Compute>; \
   k.backward[static_cast<int>(CellId::name)] = cell_backward<type, Storage, Operand, Compute>;
   FASTRNN_CELLS(FASTRNN_CELL_KERNELS)
+  FASTRNN_GENERATED_CELLS(FASTRNN_CELL_KERNELS)
 #undef FASTRNN_CELL_KERNELS
   return k;
 }
@@ -81,6 +82,7 @@ constexpr Kernels<float, QuantizedByte, float> make_int8_kernels() {
 #define FASTRNN_CELL_KERNELS(name, type) \
   k.forward[static_cast<int>(CellId::name)] = cell_forward<type, float, float, float>;
   FASTRNN_CELLS(FASTRNN_CELL_KERNELS)
+  FASTRNN_GENERATED_CELLS(FASTRNN_CELL_KERNELS)
 #undef FASTRNN_CELL_KERNELS
   return k;
 }

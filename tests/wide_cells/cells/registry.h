@@ -73,3 +73,5 @@ using EightGates = Wide<8>;
   X(six_gates, SixGates)     \
   X(seven_gates, SevenGates) \
   X(eight_gates, EightGates)
+
+#define FASTRNN_GENERATED_CELLS(X)
