@@ -122,9 +122,11 @@ def prepack(cell: str, w_ih: Tensor, *args: Any) -> Tensor:
     return prepack_op(cell, w_ih, *args, precision(w_ih))
 
 
-def forward_prepacked(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The op; what it was given must have been packed under the same settings."""
-    return forward_prepacked_op(*args, precision(args[1]))
+def forward_prepacked(
+    *args: Any, given: tuple[Tensor | None, ...] = ()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op; what it was given must have been packed under the same settings. given: as forward's."""
+    return forward_prepacked_op(*args, precision(args[1]), *given)
 
 
 def _check_cell(cell: str) -> None:
@@ -291,6 +293,8 @@ def _(
     reverse: bool,
     keep: int,
     precision: int = 0,
+    unit_weights: Tensor | None = None,
+    step_inputs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_cell(cell)
     torch._check_value(h0.dim() == 2, lambda: "fastrnn: h0 must have 2 dimensions")

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from fastrnn import _torch, functional, ops, routing
 from fastrnn.convert import accelerate
-from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.nn import (
+    GRU,
+    LSTM,
+    RNN,
+    CoupledLSTM,
+    GRUCell,
+    LiGRU,
+    LSTMCell,
+    PeepholeLSTM,
+    Recurrence,
+    RNNCell,
+)
 from fastrnn.nn.base import Call, Recurrent, State
 from fastrnn.nn.cells import RecurrentCell
 from fastrnn.sequence import ALL_STEPS, Sequence
@@ -31,16 +42,17 @@ class PackedWeights(NamedTuple):
     b_hh: Tensor | None
     hidden_size: int
     weights: str
+    given: tuple[Tensor | None, ...] = ()  # of a declared cell: its unit weights, and a call's step inputs
 
 
-def _pack(cell: str, layer: functional.LayerWeights, weights: str) -> PackedWeights:
-    w_ih, w_hh, b_ih, b_hh, w_hr = layer
+def _pack(cell: str, layer: tuple[Any, ...], weights: str) -> PackedWeights:
+    w_ih, w_hh, b_ih, b_hh, w_hr, *unit_weights = layer
     own = "own" if weights == str(w_ih.dtype).removeprefix("torch.") else weights
     with torch.no_grad():
         panels = ops.prepack(cell, w_ih, w_hh, w_hr, own)
-        hidden = w_ih.shape[0] // ops.CELLS[cell]["gates"]
-        b_ih, b_hh = (None if b is None else b.clone() for b in (b_ih, b_hh))
-    return PackedWeights(panels, b_ih, b_hh, hidden, own)
+        hidden = w_ih.shape[0] // ops.facts(cell)["gates"]
+        b_ih, b_hh, *given = (None if t is None else t.clone() for t in (b_ih, b_hh, *unit_weights))
+    return PackedWeights(panels, b_ih, b_hh, hidden, own, tuple(given))
 
 
 def packed_layer(
@@ -54,11 +66,12 @@ def packed_layer(
     states: bool = False,
 ) -> functional.LayerResult:
     """One layer in one direction, as functional.fused_layer, from packed weights."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0)):
+    panels, b_ih, b_hh, hidden, weights, given = packed
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0, *given)):
         raise RuntimeError("a prepacked layer has no gradients: use the original, or torch.no_grad()")
-    panels, b_ih, b_hh, hidden, weights = packed
     keep = ops.KEEP_C if states else ops.KEEP_NOTHING
-    return ops.forward_prepacked(cell, x, h0, c0, panels, b_ih, b_hh, hidden, weights, *sequence, keep)
+    arguments = (cell, x, h0, c0, panels, b_ih, b_hh, hidden, weights, *sequence, keep)
+    return ops.forward_prepacked(*arguments, given=given)
 
 
 class Prepacked(nn.Module):
@@ -177,6 +190,37 @@ class PrepackedCell(Prepacked, RecurrentCell):
         return self.packed[0]
 
 
+class PrepackedRecurrence(Prepacked, Recurrence):
+    def _plan(self, *args: Any) -> tuple[Any, routing.Path]:
+        call, path = super()._plan(*args)
+        self._require_kernels(path, call.x.dtype)
+        return call, path
+
+    def _autocast_dtype(self, *_: Any) -> torch.dtype:
+        return self.dtype
+
+    def _with_inputs(self, weights: list[Any], inputs: list[Tensor | None]) -> list[Any]:
+        return [w._replace(given=(*w.given, i)) for w, i in zip(weights, inputs, strict=True)]
+
+    def _cast(self, layers: list[Any], dtype: torch.dtype) -> list[Any]:
+        """The step inputs, to what the packed weights are."""
+        return [
+            w._replace(given=tuple(None if t is None else t.to(dtype) for t in w.given)) for w in layers
+        ]
+
+    def _layer_weights(self) -> list[Any]:
+        return self.packed
+
+
+class PrepackedPeepholeLSTM(PrepackedRecurrence, PeepholeLSTM): ...
+
+
+class PrepackedCoupledLSTM(PrepackedRecurrence, CoupledLSTM): ...
+
+
+class PrepackedLiGRU(PrepackedRecurrence, LiGRU): ...
+
+
 class PrepackedLSTM(PrepackedLayer, LSTM): ...
 
 
@@ -202,6 +246,10 @@ _PACKED: dict[type[nn.Module], type[nn.Module]] = {
     LSTMCell: PrepackedLSTMCell,
     GRUCell: PrepackedGRUCell,
     RNNCell: PrepackedRNNCell,
+    Recurrence: PrepackedRecurrence,
+    PeepholeLSTM: PrepackedPeepholeLSTM,
+    CoupledLSTM: PrepackedCoupledLSTM,
+    LiGRU: PrepackedLiGRU,
 }
 
 
@@ -241,7 +289,9 @@ def prepack(model: Model, weights: str | None = None) -> Model:
     if report.left:
         name, reason = next(iter(report.left.items()))
         raise ValueError(f"{name or 'the model'} cannot be packed: {reason}")
-    layers = [(n, m) for n, m in twin.named_modules() if isinstance(m, Recurrent | RecurrentCell)]
+    layers = [
+        (n, m) for n, m in twin.named_modules() if isinstance(m, Recurrent | RecurrentCell | Recurrence)
+    ]
     layers = [(name, module) for name, module in layers if not isinstance(module, Prepacked)]
     if not layers:
         raise ValueError("there is no recurrent layer to pack in this model")
@@ -251,18 +301,23 @@ def prepack(model: Model, weights: str | None = None) -> Model:
 
 
 def _become_packed(name: str, module: Any, weights: str | None) -> None:
-    if module.cell not in ops.CELLS:
+    if isinstance(module, Recurrence):
+        cell, has_kernels, layers = module._name, module._no_kernels is None, module._layer_weights()
+        used = [module._parameters.get(name) for names in module._names for name in names]
+    else:
+        cell, has_kernels = module.cell, module.cell in ops.CELLS
+        layers = [module._weights()] if isinstance(module, RecurrentCell) else module._layer_weights()
+        used = [t for layer in layers for t in layer if t is not None]
+    if not has_kernels:
         raise ValueError(
             f"{name or 'the layer'} ({type(module).__name__}) cannot be packed: it has no kernels"
         )
-    layers = module._layer_weights() if isinstance(module, Recurrent) else [module._weights()]
-    tensors = [t for layer in layers for t in layer if t is not None]
-    if type(module) not in _PACKED or not all(isinstance(t, nn.Parameter) for t in tensors):
+    if type(module) not in _PACKED or not all(isinstance(t, nn.Parameter) for t in used):
         raise ValueError(
             f"{name or 'the layer'} ({type(module).__name__}) cannot be packed: its weights are computed "
             "or its class is not this package's own; remove parametrizations and pruning first"
         )
-    dtype, device = tensors[0].dtype, tensors[0].device
+    dtype, device = layers[0][0].dtype, layers[0][0].device
     if device.type != "cpu" or dtype not in routing.KERNEL_DTYPES:
         raise ValueError(
             f"{name or 'the layer'} cannot be packed: there are no kernels for {dtype} on {device}"
@@ -270,7 +325,7 @@ def _become_packed(name: str, module: Any, weights: str | None) -> None:
     chosen = weights or str(dtype).removeprefix("torch.")
     if dtype != torch.float32 and weights is not None:
         raise ValueError(f"only float32 layers can be packed as {weights}; {name or 'this one'} is {dtype}")
-    module.packed = [_pack(module.cell, layer, chosen) for layer in layers]
+    module.packed = [_pack(cell, layer, chosen) for layer in layers]
     module.weights, module.dtype = chosen, dtype
     module._parameters.clear()
     module.__class__ = _PACKED[type(module)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastrnn import ops
 from fastrnn.nn.base import Recurrent
+from fastrnn.nn.recurrence import Recurrence
 from fastrnn.prepack import Prepacked, prepack
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -182,6 +183,11 @@ def stream(module: nn.Module) -> Stream:
     served: Any = module if isinstance(module, Prepacked) else prepack(module)
     if not isinstance(served, Prepacked):
         raise ValueError(f"a stream needs a recurrent layer or cell, got a {type(module).__name__}")
+    if isinstance(served, Recurrence):
+        raise ValueError(
+            "a declared cell cannot be streamed: call the prepacked layer, each time with the states that "
+            "it returned"
+        )
     if getattr(served, "bidirectional", False):
         raise ValueError(
             "a bidirectional layer cannot be streamed: its reverse direction begins at the sequence's end"

@@ -102,10 +102,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
     std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
     const Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
     std::string_view weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-    const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision) {
+    const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision,
+    const OptionalTensor& unit_weights, const OptionalTensor& step_inputs) {
   FASTRNN_CHECK_VALUE(h0.dim() == 2, "fastrnn: h0 must have 2 dimensions, got ", h0.dim());
   LayerTensors layer = check_inputs(cell, x, h0, c0, batch_sizes, lengths, reset, hidden_size, h0.size(1));
   check_biases(layer, b_ih, b_hh);
+  check_given(layer, unit_weights, step_inputs);
   const AnyKernels kernels = choose_kernels(x.dtype(), find_packing(weights, x.dtype()),
                                             static_cast<Precision>(precision), /*may_split=*/false);
   check_panels(layer, kernels, panels);

@@ -32,7 +32,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_prepacked(
     std::string_view cell, const Tensor& x, const Tensor& h0, const OptionalTensor& c0,
     const Tensor& panels, const OptionalTensor& b_ih, const OptionalTensor& b_hh, int64_t hidden_size,
     std::string_view weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-    const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision);
+    const OptionalTensor& reset, bool reverse, int64_t keep, int64_t precision,
+    const OptionalTensor& unit_weights, const OptionalTensor& step_inputs);
 
 Tensor stream(std::string_view cell, const Tensor& x, const Tensor& state, int64_t turn,
               const std::vector<Tensor>& panels, const std::vector<Tensor>& biases, int64_t hidden_size,

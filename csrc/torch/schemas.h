@@ -25,6 +25,7 @@ inline constexpr const char* prepack_schema =
 inline constexpr const char* forward_prepacked_schema =
     "forward_prepacked(str cell, Tensor x, Tensor h0, Tensor? c0, Tensor panels, Tensor? b_ih, Tensor? "
     "b_hh, int hidden_size, str weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool "
-    "reverse, int keep, int precision=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)";
+    "reverse, int keep, int precision=0, Tensor? unit_weights=None, Tensor? step_inputs=None) -> (Tensor "
+    "y, Tensor h_n, Tensor c_n, Tensor c)";
 
 }  // namespace fastrnn

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional, ops, routing
+from fastrnn import _torch, functional, ops, routing
 from fastrnn.cells.declaration import Cell, CellError
 from fastrnn.cells.plugin import register
 from fastrnn.sequence import ALL_STEPS, Sequence, check_masks
 
-# w_ih, w_hh, b_ih, b_hh, no projection; then the cell's unit weights [W * H] and step inputs [.., E * H].
-Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 _ARGUMENTS = ("self", "input", "hx", "lengths", "reset", "states")
 
 
@@ -25,7 +23,8 @@ class Call(NamedTuple):
     x: Tensor  # [T, B, I], or [rows, I] packed
     h0: Tensor  # [layers * directions, B, H]
     c0: Tensor | None  # [layers * directions, B, K * H], the states behind h side by side
-    weights: list[Weights]
+    # w_ih, w_hh, b_ih, b_hh, no projection; the cell's unit weights [W * H] and step inputs [.., E * H]
+    weights: list[Any]
     sequence: Sequence
 
 
@@ -117,6 +116,7 @@ class Recurrence(nn.Module):
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional, self.memory = bidirectional, memory
         self._register()
+        self._names: list[list[str]] = []  # of the parameters of each layer and direction
         gates = len(cell.gates) * hidden_size
         for layer, suffix in self._directions():
             width = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
@@ -125,6 +125,7 @@ class Recurrence(nn.Module):
             if bias:
                 shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
             shapes |= dict.fromkeys(cell.weights, (hidden_size,))
+            self._names.append([name + suffix for name in shapes])
             for name, shape in shapes.items():
                 parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                 self.register_parameter(name + suffix, parameter)
@@ -152,13 +153,13 @@ class Recurrence(nn.Module):
             call.x,
             call.h0,
             call.c0,
-            call.weights,  # type: ignore[arg-type]
+            call.weights,
             directions=2 if self.bidirectional else 1,
             dropout=self.dropout if self.training else 0.0,
             sequence=call.sequence,
             keep=ops.KEEP_C if self.memory == "lean" else ops.KEEP_SLOTS,
             states=states,
-            layer=functional.LAYERS[path.name],
+            layer=self._layer_function(path),
         )
         output, last = self._restore(input, y), self._last_states(input, h_n, c_n)
         if not states:
@@ -170,26 +171,43 @@ class Recurrence(nn.Module):
     ) -> tuple[Call, routing.Path]:
         """The call in the kernels' layout, and the path that serves it."""
         weights = self._layer_weights()
-        dtype, device = weights[0][0].dtype, weights[0][0].device
+        dtype, device = self._like(weights)
         x, sequence, order = self._input(input, lengths, reset)
         batch = x.shape[1] if sequence.batch_sizes is None else int(sequence.batch_sizes[0])
         states = self._initial_states(input, hx, batch)
         if states is not None and order is not None:
             states = [s.index_select(1, order) for s in states]
         given = self._step_inputs(input, inputs, x, sequence, batch)
-        packed = sequence.batch_sizes is not None
-        autocast = routing.autocast_dtype(self._name, x, packed, projected=False)
-        tensors: list[Any] = [x, *(states or ()), *(t for t in given if t is not None)]
-        for t in tensors:
-            if t.device != device or (t.dtype != dtype and not (autocast and t.is_floating_point())):
+        autocast = self._autocast_dtype(x, sequence) if _torch.autocast_enabled() else None
+        for t in (x, *(states or ()), *given):
+            if t is None or (t.dtype == dtype and t.device == device):
+                continue
+            if t.device != device or not (autocast and t.is_floating_point()):
                 raise ValueError(f"got a tensor of {t.dtype} on {t.device}, expected {dtype} on {device}")
         h0, c0 = self._joined_states(states, x, batch)
-        layers: list[Weights] = [(*w, g) for w, g in zip(weights, given, strict=True)]
+        layers = self._with_inputs(weights, given)
         if autocast:
             x, h0, c0 = x.to(autocast), h0.to(autocast), None if c0 is None else c0.to(autocast)
-            cast = [tuple(None if t is None else t.to(autocast) for t in w) for w in layers]
-            layers = cast  # type: ignore[assignment]
+            layers = self._cast(layers, autocast)
         return Call(x, h0, c0, layers, sequence), self._path(x)
+
+    def _like(self, weights: list[Any]) -> tuple[torch.dtype, torch.device]:
+        """The dtype and device that the input must have."""
+        w_ih = weights[0][0]
+        return w_ih.dtype, w_ih.device
+
+    def _autocast_dtype(self, x: Tensor, sequence: Sequence) -> torch.dtype | None:
+        packed = sequence.batch_sizes is not None
+        return routing.autocast_dtype(self._name, x, packed, projected=False)
+
+    def _with_inputs(self, weights: list[Any], inputs: list[Tensor | None]) -> list[Any]:
+        return [(*w, i) for w, i in zip(weights, inputs, strict=True)]
+
+    def _cast(self, layers: list[Any], dtype: torch.dtype) -> list[Any]:
+        return [tuple(None if t is None else t.to(dtype) for t in layer) for layer in layers]
+
+    def _layer_function(self, path: routing.Path) -> functional.LayerFunction:
+        return functional.LAYERS[path.name]
 
     def _path(self, x: Tensor) -> routing.Path:
         if self._no_kernels is not None:
@@ -310,13 +328,14 @@ class Recurrence(nn.Module):
 
     def _layer_weights(self) -> list[Any]:
         """Of each layer and direction: weights, biases, no projection, and unit weights side by side."""
+        own = self._parameters
         layers: list[Any] = []
-        for _, suffix in self._directions():
-            w_ih, w_hh = getattr(self, "weight_ih" + suffix), getattr(self, "weight_hh" + suffix)
-            b_ih = getattr(self, "bias_ih" + suffix) if self.bias else None
-            b_hh = getattr(self, "bias_hh" + suffix) if self.bias else None
-            own = [getattr(self, name + suffix) for name in self.cell.weights]
-            layers.append((w_ih, w_hh, b_ih, b_hh, None, _side_by_side(own)))
+        for names in self._names:
+            # Attribute access on a module is slow; what is not a parameter has replaced one.
+            found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
+            w_ih, w_hh, *others = found
+            b_ih, b_hh = others[:2] if self.bias else (None, None)
+            layers.append((w_ih, w_hh, b_ih, b_hh, None, _side_by_side(others[2 if self.bias else 0 :])))
         return layers
 
     def _directions(self) -> list[tuple[int, str]]:
