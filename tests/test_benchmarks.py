@@ -15,7 +15,19 @@ pytest.importorskip("tqdm", reason="benchmarks need tqdm")
 sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as command
-from benchmarks import layers, machine, peaks, peers, publish, quiet, report, results, shapes, timing
+from benchmarks import (
+    layers,
+    machine,
+    peaks,
+    peers,
+    publish,
+    quiet,
+    report,
+    results,
+    shapes,
+    timing,
+    variants,
+)
 from benchmarks.peaks import Peaks
 from benchmarks.results import Result, Row
 from benchmarks.shapes import Case
@@ -267,3 +279,10 @@ def test_deepbench_lists_what_it_leaves_out():
     for case in left:
         if any(c.cell == case.cell and c.pass_ == case.pass_ for c in shapes.deepbench()):
             assert case.shape in text
+
+
+@pytest.mark.parametrize("name", variants.LAYERS)
+def test_a_row_of_a_variant(name):
+    line = variants.row(name, 3, 2, 8, seconds=0.0)
+    assert line.startswith(f"{name} ")
+    assert line.count("x ") == 2

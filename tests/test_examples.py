@@ -372,3 +372,9 @@ def test_help_of_every_example(ask: Callable[..., Ended[str]]) -> None:
         assert ended.returncode == 0
         for option in ("--quick", "--impl", "--device", "--seed", "--out"):
             assert option in ended.stdout
+
+
+def test_own_cell(tmp_path: Path) -> None:
+    ended = start("own_cell", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "decaying (own)" in ended.stdout
