@@ -17,7 +17,7 @@ from benchmarks.shapes import Case
 from benchmarks.timing import interleave
 
 # The threads of other libraries spin for a while after a call.
-_PEERS_SETTLE_S = 5e-3
+_PEERS_SETTLE_S = 20e-3
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -53,7 +53,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def measure(case: Case, seconds: float, rounds: int) -> Row:
     calls = layers.calls(case)
-    others = {"peers": peers.available, "int8": lambda: peers.int8_available(case.cell)}
+    others = {
+        "peers": peers.available,
+        "int8": lambda: peers.int8_available(case.cell),
+        "stream": peers.stream_available,
+    }
     if case.suite in others:
         calls |= {name: make(case) for name, make in others[case.suite]().items()}
     settle = _PEERS_SETTLE_S if case.suite in others else 0.0
@@ -72,8 +76,10 @@ def run(cases: list[Case], args: argparse.Namespace, before: quiet.Look) -> Resu
     notes = []
     if args.quick:
         notes.append("A quick look with few rounds, not a result.")
-    if any(case.suite == "peers" for case in cases) and "ONNX Runtime" not in peers.available():
-        notes.append("ONNX Runtime was not measured: install onnxruntime and onnx.")
+    missing = {"ONNX Runtime": "onnxruntime and onnx", "OpenVINO": "openvino and onnx"}
+    for name, packages in missing.items():
+        if any(case.suite == "peers" for case in cases) and name not in peers.available():
+            notes.append(f"{name} was not measured: install {packages}.")
     if args.only:
         notes.append(f"Only a part of the cases: {', '.join(args.only)}.")
     try:

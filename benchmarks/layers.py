@@ -35,7 +35,7 @@ def inputs(case: Case) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
     torch.manual_seed(1)
     shape = (case.B, case.I) if case.module == "cell" else (case.T, case.B, case.I)
     x = torch.randn(shape, dtype=dtype, requires_grad=case.pass_ == "training")
-    if case.suite not in ("step", "cell"):
+    if case.suite not in ("step", "cell", "stream"):
         return x, None
     lead = () if case.module == "cell" else (case.layers * case.directions,)
     h = torch.randn(*lead, case.B, case.H, dtype=dtype)

@@ -41,7 +41,7 @@ def measure(seconds: float) -> Peaks:
     if level_two is None:
         return Peaks(gflops, None, None)
     size, sharing = level_two
-    return Peaks(gflops, l2_read(size // sharing // 2, threads), size // sharing * threads)
+    return Peaks(gflops, cache_read(size // sharing // 2, threads), size // sharing * threads)
 
 
 def gemm(dtype: torch.dtype, seconds: float) -> float:
@@ -66,7 +66,7 @@ def _products(a: torch.Tensor, b: torch.Tensor) -> dict[str, Callable[[], object
     return products
 
 
-def l2_read(size: int, threads: int) -> float | None:
+def cache_read(size: int, threads: int) -> float | None:
     """GB/s of all threads together, while each reads its own `size` bytes repeatedly.
 
     None without a C compiler: no Python library reads at the full speed of a cache.
@@ -86,6 +86,20 @@ def l2_read(size: int, threads: int) -> float | None:
     with ThreadPoolExecutor(threads) as pool:
         slowest = min(max(pool.map(one, buffers)) for _ in range(10))
     return threads * repeats * 4 * count / slowest / 1e9
+
+
+def byte_products(threads: int) -> float | None:
+    """Billions of products of bytes a second of all threads together; None if no instruction is known."""
+    library, repeats = _cores(), 3_000_000
+    if library is None or library.multiply_bytes(1) == 0:
+        return None
+
+    def one(_: int) -> float:
+        return reading(lambda: library.multiply_bytes(repeats))
+
+    with ThreadPoolExecutor(threads) as pool:
+        slowest = min(max(pool.map(one, range(threads))) for _ in range(10))
+    return float(threads * library.multiply_bytes(repeats) / slowest / 1e9)
 
 
 def round_trip() -> float | None:
@@ -123,6 +137,8 @@ def _cores() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
     library.read_floats.restype = ctypes.c_float
     library.read_floats.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    library.multiply_bytes.restype = ctypes.c_long
+    library.multiply_bytes.argtypes = [ctypes.c_long]
     library.hand_over.restype = None
     library.hand_over.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
     return library

@@ -7,7 +7,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import NAMES, machine_line, mean_and_worst, summary_table, table, warning
+from benchmarks.report import (
+    NAMES,
+    NEXT_TO_OTHERS,
+    machine_line,
+    mean_and_worst,
+    summary_table,
+    table,
+    warning,
+)
 from benchmarks.results import Result, Row, geometric_mean, load, newest
 from benchmarks.shapes import BATCH
 
@@ -78,7 +86,34 @@ def speed(result: Result, files: str) -> str:
         f"torch.nn's time divided by fastrnn's, on {machine_line(result)}:",
         warning(result.looks, result.others),
         table(header, lines),
+        others(result),
     )
+
+
+def others(result: Result) -> str:
+    """Geometric mean and worst ratio to each other library; empty for what a suite does not measure."""
+    kinds = {"peers": "", "int8": ", fastrnn in int8", "stream": ", one step after another"}
+    lines = []
+    for suite in NEXT_TO_OTHERS:
+        groups = [result.group(suite, cell, "inference", "float32") for cell in ("lstm", "gru")]
+        names = dict.fromkeys(name for rows in groups for row in rows for name in row.times)
+        lines += [
+            [f"{name}{kinds[suite]}", *(_mean_and_range_to(rows, name) for rows in groups)]
+            for name in names
+            if not name.startswith(("fastrnn", "torch.nn"))
+        ]
+    header = ["other library's time divided by fastrnn's: geometric mean, range", "LSTM", "GRU"]
+    return table(header, lines)
+
+
+def _mean_and_range_to(rows: list[Row], library: str) -> str:
+    """Of prepacked weights, if they were measured: such libraries pack the weights beforehand, too."""
+    ratios = [
+        row.times[library].minimum / row.times.get("fastrnn prepacked", row.times["fastrnn"]).minimum
+        for row in rows
+        if library in row.times
+    ]
+    return f"{geometric_mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
 
 def full(result: Result, files: str) -> str:

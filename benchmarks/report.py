@@ -22,7 +22,9 @@ _SUITES = {
     "deepbench": ", DeepBench's shapes",
     "peers": ", next to other libraries",
     "int8": ", int8 next to other libraries",
+    "stream": ", one step after another (`fastrnn.stream`) next to other libraries",
 }
+NEXT_TO_OTHERS = ("peers", "int8", "stream")
 _DISTURBED = "\u2020"
 
 
@@ -65,7 +67,7 @@ def markdown(result: Result, plots: dict[str, Path]) -> str:
         rows = result.group(*group)
         parts += [
             f"### {title(group)}",
-            _peers_table(rows) if group[0] in ("peers", "int8") else _table(rows, result),
+            _peers_table(rows) if group[0] in NEXT_TO_OTHERS else _table(rows, result),
         ]
         if group[0] == "deepbench":
             parts.append(_left_out(*group[1:3]))

@@ -148,6 +148,15 @@ def int8() -> list[Case]:
     return [case for cell in ("lstm", "gru") for case in _over_grid("int8", cell, "inference", "float32")]
 
 
+def stream() -> list[Case]:
+    """One step of one sequence after another, each with the state of the step before."""
+    return [
+        Case("stream", cell, "inference", "float32", H, B=1, T=1)
+        for cell in ("lstm", "gru")
+        for H in HIDDEN
+    ]
+
+
 # DeepBench's rnn_problems.h (https://github.com/baidu-research/DeepBench): (H, T, batch sizes).
 _GRU_LONG = [(H, T) for H in (2816, 2048, 1536, 2560) for T in (1500, 750, 375, 187)]
 _Problems = dict[str, Sequence[tuple[int, int, tuple[int, ...]]]]
@@ -193,7 +202,7 @@ def deepbench() -> list[Case]:
     return [case for case in deepbench_all() if fits_cpu(case)]
 
 
-SUITES = (grid, high, step, stacked, length, deepbench, peers, int8)
+SUITES = (grid, high, step, stacked, length, deepbench, peers, int8, stream)
 
 
 def every() -> list[Case]:

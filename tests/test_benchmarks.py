@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    bounds,
     layers,
     machine,
     peaks,
@@ -23,6 +24,7 @@ from benchmarks import (
     publish,
     quiet,
     report,
+    requests,
     results,
     shapes,
     timing,
@@ -202,6 +204,25 @@ def test_peers_compute_the_same(cell, monkeypatch):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_openvino_computes_the_same(cell):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    case = Case("peers", cell, "inference", "float32", 16, 3, 5)
+    y = torch.from_numpy(peers.openvino_call(case)()[:, 0])
+    torch.testing.assert_close(y, layers.calls(case)["torch.nn"]()[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_steps_carry_their_state(cell):
+    case = Case("stream", cell, "inference", "float32", 16, 1, 1)
+    made = {name: make(case) for name, make in peers.stream_available().items()}
+    for _ in range(3):
+        steps = {name: torch.as_tensor(step()).flatten() for name, step in made.items()}
+        for name, y in steps.items():
+            torch.testing.assert_close(y, steps["torch.nn"], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_int8_peers_do_nearly_the_same(cell):
     case = Case("int8", cell, "inference", "float32", 64, 8, 50)
     expected = layers.calls(case)["torch.nn"]()[0]
@@ -286,3 +307,33 @@ def test_a_row_of_a_variant(name):
     line = variants.row(name, 3, 2, 8, seconds=0.0)
     assert line.startswith(f"{name} ")
     assert line.count("x ") == 2
+
+
+def test_bounds():
+    limits = bounds.Limits({"float32": 100.0, "int8": 400.0}, [(2 << 20, 200.0), (32 << 20, 100.0)])
+    # One sequence waits for w_hh: 1 MiB from the first cache, 4 MiB from the second.
+    small, large = (Case("peers", "lstm", "inference", "float32", H, 1, 50) for H in (256, 512))
+    inputs = 50 * 4 * 256 * 256 / 100e9
+    assert limits.bound(small, "float32") == pytest.approx(inputs + 50 * 2**20 / 200e9)
+    assert limits.bound(large, "float32") == pytest.approx(4 * inputs + 50 * 2**22 / 100e9)
+    # A batch waits for the products.
+    batch = Case("peers", "gru", "inference", "float32", 256, 64, 50)
+    assert limits.bound(batch, "int8") == pytest.approx(50 * 64 * 3 * 256 * 512 / 400e9)
+
+
+def test_bounds_report():
+    limits = bounds.Limits({"float32": 100.0, "int8": 400.0}, [(2 << 20, 200.0)])
+    case = Case("peers", "gru", "inference", "float32", 16, 2, 3)
+    text = bounds.report(limits, [case], seconds=0.001)
+    assert "gru H16-B2-T3" in text
+    assert text.count("%") == 2
+
+
+def test_requests():
+    case = Case("peers", "lstm", "inference", "float32", 16, 1, 3)
+    load = requests.measure(requests.libraries(case, int8=True)["fastrnn int8"], threads=3, seconds=0.1)
+    assert load.rate > 10
+    assert 0 < load.median <= load.p99 < 10
+    with requests.neighbors(1):
+        text = requests.report(case, threads=2, seconds=0.02, int8=False)
+    assert [line.split("|")[2].strip() for line in text.splitlines() if "torch.nn" in line] == ["0", "2"]
