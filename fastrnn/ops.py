@@ -53,10 +53,10 @@ def _cuda_precision() -> int:
 
 
 def precision(x: Tensor) -> int:
-    """The least exact products that torch's settings allow in x's dtype on its device."""
-    if x.dtype is not torch.float32:
-        return _HIGHEST
-    return _cuda_precision() if x.is_cuda else _cpu_precision()
+    """The least exact products of float32 that torch's settings allow on x's device."""
+    if not x.is_cuda:
+        return _cpu_precision()  # whatever x's dtype: the kernels of others ignore it
+    return _cuda_precision() if x.dtype is torch.float32 else _HIGHEST
 
 
 def facts(cell: str) -> dict[str, int]:
