@@ -19,6 +19,8 @@
 //   keeps_slots  backward() reads the slots; otherwise h alone is enough, and they are not kept
 //   projects     the cell may be followed by a projection (proj_size): forward() and backward() then read
 //                neither h nor h_prev, backward() returns dh_prev = 0, and output() gives h again
+//   approximable optional, true: forward() takes +, -, *, sigmoid, tanh and relu alone, so that layers of
+//                rounded weights may compute it with approximations
 //
 // A cell that declares the three counts below, as those declared in Python do, may have several private
 // states and be given numbers besides gates and states. It takes c and c_prev as arrays, and these numbers

@@ -16,7 +16,7 @@ struct Gru {
   static constexpr int gates = 3, slots = 4;
   static constexpr int x_slot[gates] = {0, 1, 2};
   static constexpr int h_slot[gates] = {0, 1, 3};
-  static constexpr bool has_c = false, keeps_slots = true, projects = false;
+  static constexpr bool has_c = false, keeps_slots = true, projects = false, approximable = true;
 
   template <class V>
   static FASTRNN_INLINE void forward(V (&s)[slots], V h_prev, V /*c_prev*/, V& h, V& /*c*/) {

@@ -14,7 +14,7 @@ struct Lstm {
   static constexpr int gates = 4, slots = 4;
   static constexpr int x_slot[gates] = {0, 1, 2, 3};
   static constexpr int h_slot[gates] = {0, 1, 2, 3};
-  static constexpr bool has_c = true, keeps_slots = true, projects = true;
+  static constexpr bool has_c = true, keeps_slots = true, projects = true, approximable = true;
 
   template <class V>
   static FASTRNN_INLINE void forward(V (&s)[slots], V /*h_prev*/, V c_prev, V& h, V& c) {

@@ -36,7 +36,7 @@ struct Rnn {
   static constexpr int gates = 1, slots = 1;
   static constexpr int x_slot[gates] = {0};
   static constexpr int h_slot[gates] = {0};
-  static constexpr bool has_c = false, keeps_slots = false, projects = false;
+  static constexpr bool has_c = false, keeps_slots = false, projects = false, approximable = true;
 
   template <class V>
   static FASTRNN_INLINE void forward(V (&s)[slots], V /*h_prev*/, V /*c_prev*/, V& h, V& /*c*/) {

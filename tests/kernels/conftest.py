@@ -27,6 +27,11 @@ class Types:
         return self.operand == BYTE
 
     @property
+    def approximates(self) -> bool:
+        """Whether the cells' functions are approximations."""
+        return self.storage == F32 and self.operand in (BF16, BYTE)
+
+    @property
     def cell_operand(self) -> torch.dtype:
         """What cells write for the next product."""
         return self.compute if self.quantizes else self.operand

@@ -206,18 +206,21 @@ void with_table(const Request& request, Body body) {
   }
 }
 
-// Table "math", kernel "exp", ..; numbers: n, vector code or scalar, double or float, function.
+// Table "math", kernel "exp", ..; numbers: n, vector code or scalar or approximate, double or float,
+// function.
 void call_math(const Request& request, Arguments& next) {
   find_target(request.target);
   const int64_t n = next;
   const int form = next, is_double = next, function = next;
-#define CALL_MATH(name)                                         \
-  if (request.target == #name && is_double) {                   \
-    const double* x = next;                                     \
-    name::math_functions.of_double[form][function](n, x, next); \
-  } else if (request.target == #name) {                         \
-    const float* x = next;                                      \
-    name::math_functions.of_float[form][function](n, x, next);  \
+#define CALL_MATH(name)                                                                 \
+  if (request.target == #name && is_double) {                                           \
+    const double* x = next;                                                             \
+    name::math_functions.of_double[form][function](n, x, next);                         \
+  } else if (request.target == #name) {                                                 \
+    const float* x = next;                                                              \
+    const MathFunctions& functions = name::math_functions;                              \
+    const auto* of_form = form == 2 ? functions.approximate : functions.of_float[form]; \
+    of_form[function](n, x, next);                                                      \
   }
   FASTRNN_TARGETS(CALL_MATH)
 }

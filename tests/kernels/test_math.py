@@ -1,4 +1,4 @@
-"""exp, sigmoid and tanh of csrc/cells/math.h: their largest errors, and that they stay vectorized."""
+"""exp, sigmoid and tanh of csrc/cells/math.h and their approximations: largest errors, and vectorized."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from conftest import PROGRAM
 
 FUNCTIONS = ("exp", "sigmoid", "tanh")
 FORMS = ("scalar", "vector")
+APPROXIMATE = ("sigmoid", "tanh")
 TYPES = {"float": np.float32, "double": np.float64}
 
 
@@ -26,7 +27,8 @@ def math_target(target: str) -> str:
 
 
 def call(target: str, form: str, name: str, x: np.ndarray) -> np.ndarray:
-    numbers = [x.size, FORMS.index(form), x.dtype == np.float64, FUNCTIONS.index(name)]
+    of_form = APPROXIMATE if form == "approximate" else FUNCTIONS
+    numbers = [x.size, (*FORMS, "approximate").index(form), x.dtype == np.float64, of_form.index(name)]
     _, y = PROGRAM.call(
         target, "math", name, numbers, [torch.from_numpy(x), torch.zeros(x.size).to(torch.from_numpy(x))]
     )
@@ -99,6 +101,22 @@ def test_ends_of_the_range(math_target: str, kind: str, form: str) -> None:
         assert (sigmoid[[1, 4]] < 2 * info.tiny).all()
         assert exp[5] == 1
         assert exp[1] < 2 * info.tiny
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_largest_error_of_approximations(math_target: str, name: str) -> None:
+    header = (program.CSRC / "cpu/isa/approximate.inl.h").read_text()
+    stated = re.search(r"Largest error: (\S+) ", header)
+    assert stated is not None
+    x, e, _ = cases(np.float32, name)
+    y = call(math_target, "approximate", name, x)
+    error = np.abs(y.astype(np.longdouble) - e)
+    worst = int(error.argmax())
+    assert error[worst] <= float(stated[1]), f"{name}({x[worst]!r}) = {y[worst]!r}"
+
+    ends = call(math_target, "approximate", name, np.array([np.nan, np.inf, -np.inf, 0], np.float32))
+    assert np.isnan(ends[0])
+    np.testing.assert_allclose(ends[1:], exact(name, np.array([np.inf, -np.inf, 0])), atol=float(stated[1]))
 
 
 # Arithmetic on vectors, and calls of functions, as objdump writes them: float, double.

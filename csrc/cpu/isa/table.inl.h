@@ -45,8 +45,11 @@ constexpr Kernels<Storage, Operand, Compute> make_kernels() {
   k.round_to_operand = convert<Compute, Operand, Compute>;
   if constexpr (K::one_type) k.sum_rows = sum_rows<Storage, Compute>;
   k.add_bias = add_bias<Compute>;
-#define FASTRNN_CELL_KERNELS(name, type)                                                     \
-  k.forward[static_cast<int>(CellId::name)] = cell_forward<type, Storage, Operand, Compute>; \
+  constexpr bool rounds = std::is_same_v<Storage, float> && std::is_same_v<Operand, BFloat16>;
+#define FASTRNN_CELL_KERNELS(name, type)                                                          \
+  k.forward[static_cast<int>(CellId::name)] =                                                     \
+      cell_forward<std::conditional_t<rounds, RoundedCell<type>::Chosen, type>, Storage, Operand, \
+                   Compute>;                                                                      \
   k.backward[static_cast<int>(CellId::name)] = cell_backward<type, Storage, Operand, Compute>;
   FASTRNN_CELLS(FASTRNN_CELL_KERNELS)
   FASTRNN_GENERATED_CELLS(FASTRNN_CELL_KERNELS)
@@ -80,7 +83,7 @@ constexpr Kernels<float, QuantizedByte, float> make_int8_kernels() {
   k.to_storage = convert<float, float, float>;
   k.add_bias = add_bias<float>;
 #define FASTRNN_CELL_KERNELS(name, type) \
-  k.forward[static_cast<int>(CellId::name)] = cell_forward<type, float, float, float>;
+  k.forward[static_cast<int>(CellId::name)] = cell_forward<RoundedCell<type>::Chosen, float, float, float>;
   FASTRNN_CELLS(FASTRNN_CELL_KERNELS)
   FASTRNN_GENERATED_CELLS(FASTRNN_CELL_KERNELS)
 #undef FASTRNN_CELL_KERNELS

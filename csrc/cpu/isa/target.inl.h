@@ -102,6 +102,8 @@ namespace FASTRNN_TARGET {
 
 #include "cpu/isa/cell.inl.h"
 
+#include "cpu/isa/approximate.inl.h"
+
 #ifdef FASTRNN_TARGET_CONTENTS  // of a test
 #include FASTRNN_TARGET_CONTENTS
 #else
