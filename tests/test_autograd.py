@@ -134,6 +134,20 @@ def test_what_padding_holds_makes_no_difference(
 
 
 @pytest.mark.parametrize("cell", support.LAYERS)
+def test_gradients_are_nan_where_torchs_are(cell: str, device: str) -> None:
+    x = torch.randn(5, 3, I, device=device)
+    x[2, 1, 0] = float("nan")
+    gradients = []
+    for layer in support.twins(cell, I, H, device=device):
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)[0]
+        assert y.isnan().any()
+        gradients.append(torch.autograd.grad(y, [leaf, *layer.parameters()], torch.ones_like(y)))
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("cell", support.LAYERS)
 def test_exhaustive(cell: str, device: str) -> None:
     """Every element of every Jacobian, where the tests above take random directions."""
     layer = support.ours(cell, 2, 2, device=device, dtype=torch.float64)

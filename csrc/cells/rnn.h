@@ -27,7 +27,7 @@ struct Relu {
   }
   template <class V>
   static FASTRNN_INLINE V slope_at(V y) {
-    return y > 0 ? V{} + 1 : V{};
+    return y <= 0 ? V{} : V{} + 1;  // 1 where y is NaN, as in torch
   }
 };
 
