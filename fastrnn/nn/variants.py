@@ -63,9 +63,7 @@ class PeepholeLSTM(_Variant):
     i = sigmoid(. + p_i c), f = sigmoid(. + p_f c), g = tanh(.), c' = f c + i g, o = sigmoid(. + p_o c'),
     h' = o tanh(c'), where . is ``x w_ih' + b_ih + h w_hh' + b_hh`` of the gate.
 
-    Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, memory, device,
-            dtype: as :class:`fastrnn.Recurrence` takes them, as are the arguments and results of a call.
+    Arguments, and those and the results of a call, are :class:`fastrnn.Recurrence`'s without ``cell``.
 
     ``weight_ih_l0`` [4 * H, I] and ``weight_hh_l0`` [4 * H, H] have the gates in torch.nn.LSTM's order
     i, f, g, o; ``p_i_l0``, ``p_f_l0`` and ``p_o_l0`` are [H].
@@ -86,9 +84,7 @@ class CoupledLSTM(_Variant):
     i = sigmoid(.), g = tanh(.), o = sigmoid(.), c' = (1 - i) c + i g, h' = o tanh(c'), where . is
     ``x w_ih' + b_ih + h w_hh' + b_hh`` of the gate. Three quarters of an LSTM's weights and products.
 
-    Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, memory, device,
-            dtype: as :class:`fastrnn.Recurrence` takes them, as are the arguments and results of a call.
+    Arguments, and those and the results of a call, are :class:`fastrnn.Recurrence`'s without ``cell``.
 
     ``weight_ih_l0`` [3 * H, I] and ``weight_hh_l0`` [3 * H, H] have the gates in the order i, g, o.
 
@@ -109,9 +105,7 @@ class LiGRU(_Variant):
     the gate. Two thirds of a GRU's weights and products. The paper normalizes ``x w_ih'`` over the batch,
     which keeps the unbounded states small; without it, long sequences may need small initial weights.
 
-    Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, memory, device,
-            dtype: as :class:`fastrnn.Recurrence` takes them, as are the arguments and results of a call.
+    Arguments, and those and the results of a call, are :class:`fastrnn.Recurrence`'s without ``cell``.
 
     ``weight_ih_l0`` [2 * H, I] and ``weight_hh_l0`` [2 * H, H] have the gates in the order z, n.
 
