@@ -1,8 +1,8 @@
-"""Existing models: torch.nn's recurrent modules become this package's where they stand, and back.
+"""Converts torch.nn's recurrent modules in existing models to this package's, in place, and back.
 
 A module is converted by giving it another class, as torch.nn.utils.parametrize does: it stays the same
-object, with the same parameters, hooks and buffers, and every reference to it, an optimizer's included,
-stays good.
+object, with the same parameters, hooks and buffers, so that references to it, such as an optimizer's, stay
+valid.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Report:
     """What `accelerate` did, by the modules' names in the model ("" is the model itself).
 
     Attributes:
-        replaced: the class each converted module had.
-        left: why each recurrent module that was not converted was left as it is.
+        replaced: the former class of each converted module.
+        left: the reason for each recurrent module that was not converted.
         already: modules that were this package's before.
     """
 
@@ -56,22 +56,22 @@ class Report:
 
 
 def accelerate(model: Model) -> tuple[Model, Report]:
-    """Makes every nn.LSTM, nn.GRU, nn.RNN and their cells inside a model this package's.
+    """Converts every nn.LSTM, nn.GRU, nn.RNN and their cells in a model to this package's, in place.
 
     They keep their identity, parameters, hooks, parametrizations, training flag and device; state_dict
-    is unchanged, and optimizers made before go on working. A subclass of one of them is converted if its
-    forward is inherited or calls ``super().forward()``: its own code still runs. Others, and modules whose
-    forward was replaced, are left and named. Doing it twice does no more than once.
-    Before ``fully_shard`` and ``torch.jit.script``, which change a module's class themselves.
+    is unchanged, and existing optimizers keep working. A subclass of one of them is converted if it
+    inherits forward or calls ``super().forward()``; its own code still runs. The report names other
+    subclasses, and modules with a replaced forward, which stay unchanged. A second call changes nothing.
+    Call it before ``fully_shard`` and ``torch.jit.script``, which change a module's class themselves.
 
     Args:
         model: any module, also a recurrent one. It is changed in place.
 
     Returns:
-        The same model, and what was done.
+        The same model, and a report of what was done.
 
     Raises:
-        TypeError: what is given is no module.
+        TypeError: the model is not a torch.nn.Module.
 
     Example:
         >>> import torch, fastrnn
@@ -101,15 +101,16 @@ def accelerate(model: Model) -> tuple[Model, Report]:
 
 
 def restore(model: Model) -> Model:
-    """Undoes `accelerate`: this package's layers and cells inside a model become torch.nn's.
+    """Undoes `accelerate`: converts this package's layers and cells in a model to torch.nn's, in place.
 
-    Subclasses of this package's modules, and modules torch.nn has no twin of, stay.
+    Your subclasses of this package's modules stay, and so do modules that torch.nn lacks, such as
+    GRUResetBefore. Prepacked layers stay too, with a warning.
 
     Returns:
-        The same model, changed in place.
+        The same model.
 
     Raises:
-        TypeError: what is given is no module.
+        TypeError: the model is not a torch.nn.Module.
 
     Example:
         >>> import torch, fastrnn
@@ -132,9 +133,9 @@ def restore(model: Model) -> Model:
 class patched:  # noqa: N801
     """Within it, constructing an nn.LSTM, nn.GRU, nn.RNN or one of their cells gives this package's.
 
-    For libraries that construct them, however they imported the class. Subclasses stay what they are.
-    It holds for all threads of the process. Libraries that construct the model again when they load or copy
-    it need it to last: call ``start()`` once, and ``stop()`` to end it.
+    For libraries that construct them, however they imported the class. Subclasses stay unchanged. All
+    threads of the process are affected. For libraries that construct the model again when they load or copy
+    it, call ``start()`` instead, and ``stop()`` to end it.
 
     Example:
         >>> import torch, fastrnn
@@ -152,7 +153,7 @@ class patched:  # noqa: N801
         self._before: dict[type[nn.Module], Any] = {}
 
     def start(self) -> patched:
-        """Begins, and lasts until ``stop()``. Starting it twice does no more than once."""
+        """Begins, until ``stop()``. A second call changes nothing."""
         if not self._before:
             self._before = {original: original.__init__ for original in TWINS}
             for original, twin in TWINS.items():

@@ -27,13 +27,13 @@ class Explanation:
     """The answer of `explain`; printing it gives one line.
 
     Attributes:
-        path: "fused", "reference" or "torch" (see fastrnn/routing.py).
-        reason: why.
-        target: the CPU target whose kernels would run, or None.
-        dtype: what would be computed in, or None where torch.nn decides.
-        driver: "torch" if torch's kernels would run inside this package's forward (see fastrnn/drivers.py),
-            or the driver of the CUDA kernels, or None.
-        backward_driver: likewise, for backward.
+        path: "fused", "reference" or "torch" (see docs/routing.md).
+        reason: why this path.
+        target: the CPU target of the kernels that would run, or None.
+        dtype: the dtype of the computation, or None if torch.nn decides.
+        driver: "torch" if torch's kernels would run inside this package's forward (see docs/routing.md),
+            the driver of the CUDA kernels, or None.
+        backward_driver: the same for backward.
     """
 
     path: str
@@ -94,11 +94,11 @@ def explain(
 @overload
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> ModelExplanation: ...
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation | ModelExplanation:
-    """Which path ``module(*args, **kwargs)`` takes here and now, and the reason.
+    """Tells which path ``module(*args, **kwargs)`` would take now, and why.
 
-    For a recurrent layer or cell, nothing is computed. If torch.nn would refuse the arguments, the path is
-    "torch", whose error they would raise. Any other model runs once on the arguments, in the mode it is in;
-    the answer has every recurrent layer and cell inside, torch.nn's too.
+    For a recurrent layer or cell, nothing is computed. If torch.nn would reject the arguments, the path is
+    "torch", which raises the error. Any other model runs once on the arguments, in its current mode; the
+    answer has every recurrent layer and cell inside, torch.nn's too.
 
     Example:
         >>> import torch, fastrnn

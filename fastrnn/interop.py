@@ -1,9 +1,9 @@
-"""Weights from elsewhere, and back: Keras, ONNX, haste and Flax.
+"""Converts weights from and to Keras, ONNX, haste and Flax.
 
-Each pair of functions takes a module of torch.nn's or of this package (one layer of it at a time; a cell
-is one layer) and the other side's arrays, as it stores them. ``from_*`` writes into the module's
-parameters; ``to_*`` returns numpy arrays. They differ in whether a weight is stored transposed, in the
-order of the gates, and in which of the two biases there are:
+Each pair of functions takes a module of torch.nn or of this package (one layer of it at a time; a cell is
+one layer) and the arrays as the other framework stores them. ``from_*`` writes into the module's
+parameters; ``to_*`` returns numpy arrays. The frameworks differ in whether a weight is stored transposed,
+in the order of the gates, and in which of the two biases they have:
 
     torch    w [G * H, I]     LSTM i, f, g, o    GRU r, z, n    b_ih and b_hh
     Keras    w [I, G * H]     LSTM i, f, c, o    GRU z, r, h    LSTM one; GRU two, [2, 3 * H]
@@ -11,7 +11,7 @@ order of the gates, and in which of the two biases there are:
     haste    w [I, G * H]     LSTM i, g, f, o    GRU z, r, h    LSTM one; GRU two
     Flax     w [I, H] a gate  by name            by name        LSTM h's; GRU x's, and h's of n
 
-Where there is one bias, b_hh (Flax's LSTM: b_ih) becomes zero, and on the way back the two are summed.
+From a framework with one bias, b_hh (Flax's LSTM: b_ih) becomes zero; to one, the two are summed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Weights(NamedTuple):
 
 
 def from_keras(module: nn.Module, weights: Sequence[Array], layer: int = 0) -> None:
-    """Takes what ``get_weights()`` of a Keras LSTM, GRU, SimpleRNN or Bidirectional of one returns.
+    """Loads the ``get_weights()`` of a Keras LSTM, GRU, SimpleRNN or Bidirectional of one of them.
 
-    A Keras GRU is torch.nn's with ``reset_after=True``, its default; one with ``reset_after=False`` is
+    A Keras GRU with ``reset_after=True``, its default, is torch.nn's; one with ``reset_after=False`` is
     `fastrnn.GRUResetBefore`.
 
     Args:
@@ -89,8 +89,7 @@ def from_keras(module: nn.Module, weights: Sequence[Array], layer: int = 0) -> N
 def to_keras(module: nn.Module, layer: int = 0) -> list[Array]:
     """What ``set_weights`` of the Keras layer takes; see `from_keras`.
 
-    A fused bias cannot be told from a missing one, so build the Keras layer with ``use_bias`` as the
-    module has ``bias``.
+    Build the Keras layer with ``use_bias`` equal to the module's ``bias``.
     """
     kind, order = _order(module, _KERAS)
     arrays: list[Array] = []
@@ -110,7 +109,7 @@ def from_onnx(
     B: Array | None = None,
     layer: int = 0,
 ) -> None:
-    """Takes the W, R and B of an ONNX LSTM, GRU or RNN operator.
+    """Loads W, R and B of an ONNX LSTM, GRU or RNN operator.
 
     An ONNX GRU with ``linear_before_reset=1`` is torch.nn's; with 0, its default, it is
     `fastrnn.GRUResetBefore`.
@@ -140,7 +139,7 @@ def from_onnx(
 
 
 def to_onnx(module: nn.Module, layer: int = 0) -> tuple[Array, Array, Array | None]:
-    """W, R and B of the ONNX operator, B None where the module has no bias; see `from_onnx`."""
+    """W, R and B of the ONNX operator, B is None if the module has no bias; see `from_onnx`."""
     _, order = _order(module, _ONNX)
     ws, rs, bs = [], [], []
     for direction in range(_directions(module)):
@@ -153,7 +152,7 @@ def to_onnx(module: nn.Module, layer: int = 0) -> tuple[Array, Array, Array | No
 
 
 def from_haste(module: nn.Module, parameters: Mapping[str, Array], layer: int = 0) -> None:
-    """Takes the ``state_dict()`` of a haste LSTM or GRU.
+    """Loads the ``state_dict()`` of a haste LSTM or GRU.
 
     Args:
         module: LSTM, GRU or a cell of the same sizes, in one direction.
@@ -185,7 +184,7 @@ def to_haste(module: nn.Module, layer: int = 0) -> dict[str, Array]:
 
 
 def from_flax(module: nn.Module, params: Mapping[str, Mapping[str, Array]], layer: int = 0) -> None:
-    """Takes the params of a flax.linen OptimizedLSTMCell (LSTMCell), GRUCell or SimpleCell.
+    """Loads the params of a flax.linen OptimizedLSTMCell (LSTMCell), GRUCell or SimpleCell.
 
     Args:
         module: LSTM, GRU, RNN or a cell of the same sizes, in one direction.

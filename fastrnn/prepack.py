@@ -1,7 +1,7 @@
-"""Layers for serving: weights packed once, for the kernels of this process, optionally narrower.
+"""Layers for inference: weights packed once, for the kernels of this process, optionally narrower.
 
-A packed layer has no parameters, so that nothing can change them behind its back: whatever would (a
-state_dict, a move to another device or dtype, training) is refused in one sentence.
+A packed layer has no parameters. What would read or change them (loading weights, a move to another device
+or dtype, gradients) raises an error that says what to do; state_dict warns.
 """
 
 from __future__ import annotations
@@ -254,27 +254,25 @@ _PACKED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def prepack(model: Model, weights: str | None = None) -> Model:
-    """A copy of a layer, a cell or a model whose recurrent weights are packed once, for inference on a CPU.
+    """Copies a layer, cell or model and packs its recurrent weights once, for inference on a CPU.
 
-    A call then packs nothing. Input, output, state and the cells' equations stay float32 whatever the
-    products are in. docs/serving.md has the speed and the error of each form.
+    Input, output and state keep the layer's dtype. docs/serving.md has the speed and error of each form.
 
     Args:
-        model: a module in eval mode: one of this package's or torch.nn's recurrent ones, or any that
-            contains some. It is left as it is.
-        weights: None, as they are; or, for float32 layers,
-            "int8": weights, input and state are multiplied as 8 bits, with a scale for each row of each: an
-            error of up to 1/254 of the row's largest number; or
-            "bfloat16": they are rounded to bfloat16, a relative error of up to 2^-9. Only on processors
-            that multiply bfloat16.
+        model: a module in eval mode: a recurrent module of this package or of torch.nn, or a model that
+            contains some. It stays unchanged.
+        weights: None keeps their dtype. For float32 layers also
+            "int8": products of 8 bits, with a scale for each row of the weights, the input and the state;
+            rounding errors are at most 1/254 of the row's largest magnitude; or
+            "bfloat16": products of bfloat16, with a relative rounding error of at most 2^-9. Only on
+            processors with such products.
 
     Returns:
-        The copy. Its recurrent modules have no parameters: what was changed in the original afterwards
-        takes another prepack().
+        The copy. Its recurrent modules have no parameters: prepack again after changing the original.
 
     Raises:
-        ValueError: unknown ``weights``, or such as this processor is no faster with; a module in training
-            mode, or none that can be packed.
+        ValueError: unknown ``weights``, or "bfloat16" on a processor where it would be no faster; a module
+            in training mode; a recurrent module that cannot be packed, or no recurrent module.
 
     Example:
         >>> import torch, fastrnn

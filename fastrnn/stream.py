@@ -16,7 +16,7 @@ State = Tensor | tuple[Tensor, Tensor]
 
 
 class Stream:
-    """What stream() returns. Call it with x to compute the next step or steps.
+    """A recurrent layer or cell that keeps its state; :func:`stream` makes it. Call it with the next steps.
 
     Example:
         >>> import torch, fastrnn
@@ -97,7 +97,7 @@ class Stream:
     def state(self) -> State | None:
         """A copy of the state, as the layer or cell returns it; None before the first call.
 
-        Assign a state to go on from there; None to begin from zeros, with any number of sequences.
+        Assign a state to continue from it, or None to begin from zeros with any number of sequences.
         """
         if self._memory is None:
             return None
@@ -138,7 +138,7 @@ class Stream:
                 part[:, rows] = 0
 
     def clone(self) -> Stream:
-        """A stream with the same weights, which both share, and a copy of the state."""
+        """A stream that shares the weights and has a copy of the state."""
         twin = Stream(self._served)
         twin.state = self.state
         return twin
@@ -154,22 +154,24 @@ class Stream:
 
 
 def stream(module: nn.Module) -> Stream:
-    """A layer, stack or cell that keeps its state, so that a call computes only the next steps.
+    """Makes a layer, stack of layers or cell that keeps its state: a call computes only the next steps.
 
     ``live(x)`` computes one step for x ``[B, I]``, or T steps for x ``[T, B, I]`` (``[B, T, I]`` if the
     layer has batch_first), and returns the output: ``[B, P]``, or in the layout of x. The first call begins
     from zeros, every other where the last one ended. Results equal the prepacked layer's bit for bit. There
-    are no gradients. Threads that run at the same time take a stream each; ``clone()`` shares the weights.
+    are no gradients. Give each thread a stream of its own; ``clone()`` shares the weights.
 
     Args:
         module: what prepack() returned, or a recurrent layer or cell of this package or of torch.nn in eval
-            mode, which is then packed in its own dtype. Not bidirectional.
+            mode, which is then packed in its own dtype. Not bidirectional, and no declared cell
+            (:class:`fastrnn.Recurrence`).
 
     Returns:
         A :class:`Stream`.
 
     Raises:
-        ValueError: the module cannot be packed or is bidirectional; in a call, x does not fit.
+        ValueError: the module cannot be packed, is bidirectional or has a declared cell; in a call, x does
+            not fit.
 
     Example:
         >>> import torch, fastrnn

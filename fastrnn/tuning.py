@@ -27,14 +27,14 @@ _LEAST_GAIN = 1.03
 
 @dataclass(frozen=True)
 class Tuned:
-    """One kind of call, as it was measured.
+    """The result of one kind of call.
 
     Attributes:
         layer: the layer's name in the model.
-        key: what the result holds for.
+        key: the kind of call that the result holds for.
         driver: the one that will run.
         us: microseconds a call, by driver; empty if it was tuned before.
-        out: the drivers that were refused, and why.
+        out: the drivers that were rejected, and why.
 
     Example:
         >>> import torch, fastrnn
@@ -64,6 +64,9 @@ class Tuned:
 class Tuning:
     """The answer of `tune`; printing it gives a line for each kind of call.
 
+    Attributes:
+        calls: the kinds of calls, as they were measured.
+
     Example:
         >>> import torch, fastrnn
         >>> print(fastrnn.tune(torch.nn.Linear(8, 16), torch.randn(5, 8)))
@@ -87,12 +90,12 @@ def tune(
     """Measures which driver is the fastest for each call of a layer, and uses it from now on.
 
     The drivers are this package's kernels and torch's own (docs/tuning.md). The model runs once on the
-    inputs; each of its recurrent layers' calls is then measured with every driver that serves it, in turns:
-    forward, and for layers in training mode forward and backward too. A driver must be as exact as the
-    README's rule asks, compared with float64, to be chosen.
+    inputs; each call of this package's layers in it is then measured with both drivers in turns: forward,
+    and for layers in training mode also forward and backward together. Only a driver that keeps the
+    README's rule of exactness, compared with float64, is chosen.
 
-    The results are remembered for this machine, these versions of torch and fastrnn, and sizes B and T of
-    the same power of two.
+    The results are remembered for this machine, these versions of torch and fastrnn, and B and T between
+    the same powers of two.
 
     Args:
         module: a layer, or a model that contains some.
@@ -100,6 +103,9 @@ def tune(
         seconds: spent on each call and pass.
         again: measure also what was tuned before.
         progress: print a line on standard error for each call.
+
+    Returns:
+        The driver of each kind of call, with the times.
 
     Example:
         >>> import torch, fastrnn

@@ -156,11 +156,11 @@ def cell(
 
     What ``states``, ``weights`` and ``inputs`` don't name is a gate: ``x w_ih' + b_ih + h w_hh' + b_hh``,
     H rows of the layer's weights each, in the order of the signature. A pair ``n_x``, ``n_h`` is one gate
-    whose two parts, ``x w_ih' + b_ih`` and ``h w_hh' + b_hh``, the function joins itself.
+    in two parts, ``x w_ih' + b_ih`` and ``h w_hh' + b_hh``, which the function combines itself.
 
     Args:
-        states: names of the states, a string or a list. The first is h, the layer's output; what
-            ``w_hh`` multiplies.
+        states: names of the states, a string or a list. The first is h: the layer's output, which ``w_hh``
+            multiplies.
         weights: names of learned vectors of one number per unit.
         inputs: names of numbers that a call of the layer gives for every unit and step.
 
@@ -168,7 +168,7 @@ def cell(
         A :class:`fastrnn.cells.Cell`.
 
     Raises:
-        CellError: the signature doesn't fit.
+        CellError: the signature is not a cell's: it has no gate, has a default or lacks a declared name.
 
     Example:
         >>> import torch, fastrnn

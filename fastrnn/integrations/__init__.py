@@ -1,7 +1,7 @@
-"""What torch's tools and other libraries must know about this package's layers.
+"""Support for this package's layers in torch's tools and other libraries.
 
-Tools of torch learn it once they are imported, with nothing to call. Adapters for other libraries are
-modules of their own here, for users to import.
+Importing fastrnn registers it with torch's tools and Opacus, once these are imported. Users import
+torchrl's adapter themselves.
 """
 
 from fastrnn.integrations import flops, fx, opacus

@@ -119,15 +119,16 @@ class _Unhooked(nn.Module):
 
 
 class PerSample(nn.Module):
-    """A layer of this package whose weights collect per-sample gradients under Opacus.
+    """Wraps a layer of this package so that Opacus collects per-sample gradients of its weights.
 
-    It computes what the layer does, and has the same parameters and state_dict.
+    It computes what the layer computes, and has the same parameters and state_dict. Its ``forward`` takes a
+    batch and no ``states``.
 
     Args:
-        layer: LSTM, GRU, RNN or GRUResetBefore of this package. Its parameters are taken over.
+        layer: LSTM, GRU, RNN or GRUResetBefore of this package. The wrapper shares its parameters.
 
     Raises:
-        TypeError: another module, or a subclass of one of these.
+        TypeError: the layer is another module or a subclass of one of these, or its weights are computed.
 
     Example:
         >>> import torch, fastrnn

@@ -21,9 +21,9 @@ Model = TypeVar("Model", bound=nn.Module)
 def use_reset(model: Model) -> Model:
     """Converts every LSTMModule and GRUModule in a model, and the torch.nn layers inside.
 
-    Results and gradients stay the same, and so do parameters and state_dict. It concerns sequences, under
-    ``set_recurrent_mode(True)``. Bidirectional layers still take torchrl's way, with this package's layer,
-    and so do recorded states that are not zero at the start of an episode.
+    Results, gradients, parameters and state_dict stay the same. Only calls on sequences change, under
+    ``set_recurrent_mode(True)``. In bidirectional layers, and for recorded states that are not zero at the
+    start of an episode, torchrl still cuts the batch, with this package's layer inside.
 
     Args:
         model: any module, also an LSTMModule or GRUModule itself. It is changed in place.
@@ -32,7 +32,7 @@ def use_reset(model: Model) -> Model:
         The same model.
 
     Raises:
-        ValueError: there is nothing to convert in the model.
+        ValueError: the model contains no LSTMModule or GRUModule.
 
     Example:
         >>> from torchrl.modules import GRUModule

@@ -52,21 +52,21 @@ CallOfOthers = LayerCall[Tensor, PackedSequence]
 _DOC = """`torch.nn.{name}` on fused kernels: same arguments, parameters, results and errors.
 
     Args:
-        memory: what is kept between forward and backward. "full" keeps the gates of every step; "lean"
-            keeps only h{and_c} and computes the gates again, for long sequences.
+        memory: what forward keeps for backward. "full" keeps the gates of every step; "lean" keeps only
+            h{and_c} and computes the gates again, for long sequences.
         *args, **kwargs: those of `torch.nn.{name}`.
 
     ``forward(input, hx=None, *, lengths=None, reset=None, states=False)`` takes and returns what
     torch.nn's does, and:
 
         lengths: int [B] on the input's device, or a list, from 0 to T in any order. Sequence b ends after
-            ``lengths[b]`` steps: its output is zero beyond, its last state that of its own end, in both
-            directions, and the input there, be it NaN, makes no difference. A sequence of length zero
-            hands its initial state back.
-        reset: bool [T, B], or [B, T] with ``batch_first``. The state is zero before step t of
-            sequence b where ``reset[t, b]`` is set, as at the start of an episode.
+            ``lengths[b]`` steps, in both directions: its output is zero beyond, its last state is that of
+            its own end, and the input beyond is ignored, NaN too. The last state of a sequence of length
+            zero is its initial state.
+        reset: bool [T, B], or [B, T] with ``batch_first``. Where ``reset[t, b]`` is set, the state of
+            sequence b is zero before step t, as at the start of an episode.
         states: return a third value, a list with the state after every step of each layer: {steps},
-            laid out as the output is and differentiable as it is.
+            differentiable and laid out as the output.
 
     Example:
         >>> import torch, fastrnn
@@ -99,11 +99,11 @@ class RNN(Recurrent, nn.RNN):
 
 
 class GRUResetBefore(Recurrent, nn.GRU):
-    """A GRU whose reset gate comes before the recurrent product, as first published and in older Keras:
+    """A GRU with the reset gate before the recurrent product, as first published and in older Keras:
 
         n = tanh(x w_in' + b_in + (r h) w_hn' + b_hn),   where torch.nn.GRU has r (h w_hn' + b_hn)
 
-    Same arguments, parameters and layout of weights as `torch.nn.GRU`, with other results. For
+    Arguments, parameters and the layout of weights are those of `torch.nn.GRU`; the results differ. For
     weights trained that way (Keras ``reset_after=False``, ONNX ``linear_before_reset=0``). It has no
     fused kernel: it runs step by step on torch's operators.
 

@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 
 class Recurrence(nn.Module):
-    """A recurrent layer of a declared cell, with everything that `fastrnn.LSTM` does.
+    """A recurrent layer of a declared cell. It does what `fastrnn.LSTM` does, except ``proj_size``.
 
     The cell is differentiated and compiled for this processor once, and kept in a cache. If it can't be
     compiled, or there is no C++ compiler, the layer computes the same with torch's operators, slowly, step
@@ -39,37 +39,38 @@ class Recurrence(nn.Module):
         cell: a cell, declared by `fastrnn.cell`.
         input_size: I, the size of the input.
         hidden_size: H, the number of units.
-        num_layers: layers, each above the first with the output of the one below as input.
-        bias: the gates have biases.
+        num_layers: number of layers; each takes the output of the one before as input.
+        bias: whether the gates have biases.
         batch_first: input and output are [B, T, ..] instead of [T, B, ..].
-        dropout: probability of a zero between layers, when training.
-        bidirectional: each layer runs in both directions, whose outputs are joined.
-        memory: what is kept between forward and backward. "full" keeps what the cell's derivative needs of
-            every step; "lean" keeps only the states and computes the rest again, for long sequences.
+        dropout: probability of zeroing a number between layers, in training.
+        bidirectional: run each layer in both directions and concatenate their outputs.
+        memory: what forward keeps for backward. "full" keeps what the cell's derivative needs of every
+            step; "lean" keeps only the states and computes the rest again, for long sequences.
         device, dtype: of the parameters.
 
     Parameters are named as torch.nn's: ``weight_ih_l0`` [G * H, I], ``weight_hh_l0`` [G * H, H],
     ``bias_ih_l0`` and ``bias_hh_l0`` [G * H], with the gates' rows in the order of the cell's signature,
-    and one for each of the cell's weights, as ``p_i_l0`` [H]. Names of reverse directions end in
-    ``_reverse``. All begin uniform between -1/sqrt(H) and 1/sqrt(H).
+    and one for each of the cell's weights, such as ``p_i_l0`` [H]. Names of reverse directions end in
+    ``_reverse``. Initial values are uniform between -1/sqrt(H) and 1/sqrt(H).
 
     ``forward(input, hx=None, *, lengths=None, reset=None, states=False, **inputs)``:
 
         input: [T, B, I], [B, T, I] with ``batch_first``, [T, I] unbatched, or a PackedSequence.
         hx: initial states [layers * directions, B, H]: a tensor for a cell of one state, else a tuple; zero
             if None.
-        lengths: int64 [B]. Sequence b ends after ``lengths[b]`` steps: its output is zero beyond.
-        reset: bool [T, B], or [B, T]. All states are zero before the marked steps.
+        lengths: int [B], or a list. Sequence b ends after ``lengths[b]`` steps: its output is zero beyond.
+        reset: bool [T, B], or [B, T] with ``batch_first``. All states are zero before the marked steps.
         states: return a third value, a list with the states after every step of each layer.
-        inputs: the cell's inputs by name: [T, B, H], laid out as the input is, [B, H] for the same numbers
-            at every step, [H] for the same in every sequence too, or a list of these, one for each layer
-            and direction. A dimension may be 1 if all numbers along it are the same.
+        inputs: the cell's step inputs by name: [T, B, H], laid out as the input is; [B, H] for the same
+            numbers at every step; [H] for the same in every sequence too; or a list of these, one for each
+            layer and direction. Dimensions of size 1 are broadcast.
 
-    Returns of forward: the output [T, B, directions * H], laid out as the input, and the last states as hx.
+    forward returns the output [T, B, directions * H], laid out as the input, and the last states, as hx.
 
     Raises:
-        CellError: the function is no cell.
-        ValueError: of forward, arguments that don't fit.
+        CellError: ``cell`` is not a declared cell.
+        ValueError: sizes or options are invalid; in a call, the arguments don't fit.
+        TypeError: a call misses one of the cell's inputs, or has an unknown one.
 
     Example:
         >>> import torch, fastrnn

@@ -1,4 +1,4 @@
-"""What these modules can't be given to, said in one sentence where it is tried."""
+"""Clear errors and warnings for tools of torch that don't support these modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers of the literature, declared in Python, with kernels that come with the package."""
+"""Recurrent layers of the literature, declared in Python, with CPU kernels that come with the package."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PeepholeLSTM(_Variant):
 
 
 class CoupledLSTM(_Variant):
-    """An LSTM whose forget gate is what the input gate leaves (CIFG in Greff et al. 2017).
+    """An LSTM with coupled gates: the forget gate is 1 - i (CIFG in Greff et al. 2017).
 
     i = sigmoid(.), g = tanh(.), o = sigmoid(.), c' = (1 - i) c + i g, h' = o tanh(c'), where . is
     ``x w_ih' + b_ih + h w_hh' + b_hh`` of the gate. Three quarters of an LSTM's weights and products.
