@@ -18,8 +18,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     """Replaces this package's operators in a program of torch.export by aten's, a few for each step.
 
     For OpenVINO and other tools that read exported programs without this package. The number of steps
-    becomes a constant of the program; the batch may stay dynamic. ONNX needs none of this:
-    torch.onnx.export gives ONNX's own LSTM, GRU and RNN.
+    becomes a constant of the program; the batch may stay dynamic. Declared cells are not supported. ONNX
+    needs none of this: torch.onnx.export gives ONNX's own LSTM, GRU and RNN.
 
     Args:
         program: of torch.export.export.
@@ -28,7 +28,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         Another program with the same parameters, inputs and outputs, without operators of this package.
 
     Raises:
-        RuntimeError: the number of steps is dynamic: export with a fixed one.
+        RuntimeError: the number of steps is dynamic, a sequence is packed, or a layer is prepacked.
 
     Example:
         >>> import torch, fastrnn, fastrnn.export

@@ -1,8 +1,8 @@
 """torch.onnx.export of this package's layers: the op becomes ONNX's LSTM, GRU or RNN operator.
 
-Nothing need be called: once the exporter (``dynamo=True``, which is the default) loads its own
-translations, ours is added to them. ONNX has no operator for a projected LSTM, for resets inside a
-sequence, for packed batches and for c of every step; exporting a model that uses them says so.
+No call is needed: when the exporter (``dynamo=True``, the default) loads its own translations, ours is
+added. ONNX has no operator for a projected LSTM, resets inside a sequence, packed batches or c of every
+step; exporting a model that uses them raises an error that says so.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ GATE_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_rel
 def translation() -> Callable[..., Any]:
     """The function that torch.onnx.export calls for ``torch.ops.fastrnn.forward``; needs onnxscript.
 
-    For a ``custom_translation_table`` of one's own; see the module's description.
+    For a ``custom_translation_table`` of your own.
     """
     from fastrnn._onnx_translation import fastrnn_forward
 
