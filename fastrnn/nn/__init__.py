@@ -1,4 +1,4 @@
-"""Drop-in replacements for torch.nn's recurrent modules, and layers that torch.nn has not."""
+"""Drop-in replacements for torch.nn's recurrent modules, and layers that torch.nn lacks."""
 
 from fastrnn.nn.cells import GRUCell, LSTMCell, RNNCell
 from fastrnn.nn.layers import GRU, LSTM, RNN, GRUResetBefore
