@@ -58,7 +58,7 @@ def int8_available(cell: str) -> dict[str, Callable[[Case], Call]]:
         "fastrnn": partial(prepacked_call, weights="int8"),
         "fastrnn float32": partial(prepacked_call, weights=None),
     }
-    if fastrnn.build_info()["cpu_target"] in ("avx512_bf16", "avx512_amx"):
+    if fastrnn.build_info()["cpu_target"] in ("avx512_bf16", "avx512_amx", "neon_bf16"):
         found["fastrnn bfloat16"] = partial(prepacked_call, weights="bfloat16")
     # ONNX Runtime quantizes no GRU.
     if cell == "lstm" and _installed("onnxruntime", "onnx"):

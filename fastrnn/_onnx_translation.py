@@ -25,7 +25,12 @@ def fastrnn_forward(
     reset: BOOL | None,
     reverse: bool,
     keep: int,
+    precision: int = 0,
+    unit_weights: FLOAT | None = None,
+    step_inputs: FLOAT | None = None,
 ) -> Any:
+    if cell not in GATE_ORDER:
+        raise ValueError(f"{_LACKS}cell {cell}: export with torch.export, then fastrnn.export.decompose")
     for name, value in (("projection", w_hr), ("packed batches", batch_sizes), ("resets", reset)):
         if value is not None:
             raise ValueError(f"{_LACKS}{name}")

@@ -89,7 +89,7 @@ class ModelExplanation:
 
 @overload
 def explain(
-    module: nn.RNNBase | nn.RNNCellBase, *args: Any, **kwargs: Any
+    module: nn.RNNBase | nn.RNNCellBase | Recurrence, *args: Any, **kwargs: Any
 ) -> Explanation: ...  # of one call
 @overload
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> ModelExplanation: ...

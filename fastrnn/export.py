@@ -18,8 +18,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     """Replaces this package's operators in a program of torch.export by aten's, a few for each step.
 
     For OpenVINO and other tools that read exported programs without this package. The number of steps
-    becomes a constant of the program; the batch may stay dynamic. Declared cells are not supported. ONNX
-    needs none of this: torch.onnx.export gives ONNX's own LSTM, GRU and RNN.
+    becomes a constant of the program; the batch may stay dynamic. ONNX needs
+    none of this: torch.onnx.export gives ONNX's own LSTM, GRU and RNN.
 
     Args:
         program: of torch.export.export.
@@ -60,11 +60,12 @@ def _check(node: torch.fx.Node) -> None:
 def _forward(
     cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
     b_hh: Tensor | None, w_hr: Tensor | None, batch_sizes: Tensor | None, lengths: Tensor | None,
-    reset: Tensor | None, reverse: bool, keep: int,
+    reset: Tensor | None, reverse: bool, keep: int, precision: int = 0, unit_weights: Tensor | None = None,
+    step_inputs: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     weights = (w_ih, w_hh, b_ih, b_hh, w_hr)
     y, h_n, c_n, c = reference.layer(
-        cell, x, h0, c0, *weights, Sequence(batch_sizes, lengths, reset, reverse)
+        cell, x, h0, c0, *weights, Sequence(batch_sizes, lengths, reset, reverse), unit_weights, step_inputs
     )
     nothing = x.new_empty(0)
     return y, h_n, nothing if c_n is None else c_n, nothing if c is None else c, nothing

@@ -83,3 +83,11 @@ def test_openvino_reads_it(kind: str) -> None:
     expected = tensors(model(x))
     for i, e in enumerate(expected):
         torch.testing.assert_close(torch.from_numpy(got[i]), e, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["PeepholeLSTM", "LiGRU"])
+def test_declared_cells(name: str) -> None:
+    layer, x = getattr(fastrnn, name)(I, H, bidirectional=True).eval(), torch.randn(5, 2, I)
+    program = decompose(export(layer, (x,)))
+    assert not any("fastrnn" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x)[0], layer(x)[0])
