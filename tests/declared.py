@@ -149,6 +149,36 @@ def masks(a, b, h, c):
     return (up & ~down) * a + torch.where(up | (c == 0), h, 0.5) * (b != 0), c
 
 
+@cell
+def made_for_the_arguments(a, b, h):
+    """Tensors made with the arguments' shape and dtype."""
+    batch, units = h.shape
+    return torch.tanh(h.new_tensor(0.3) * a) + torch.ones(batch, units, dtype=h.dtype) * b.view(-1, units)
+
+
+class Surrogate(torch.autograd.Function):
+    """A step with the gradient of a smooth function."""
+
+    @staticmethod
+    def forward(x):
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad / (1 + x.abs()) ** 2
+
+
+@cell(states="h c")
+def surrogate(a, h, c):
+    c = 0.9 * c * (1 - h) + a
+    return Surrogate.apply(c - 0.5), c
+
+
 @cell(states="h c")
 def activations(a, b, h, c):
     """Activations of torch.nn.functional."""

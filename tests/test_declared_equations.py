@@ -38,21 +38,21 @@ def parts(cell: Cell) -> list[str]:
 def by_torch(cell: Cell, values: list[Tensor]) -> Tensor:
     names = [*parts(cell), *cell.states, *cell.weights, *cell.inputs]
     given, outer = values[: len(names)], values[len(names) :]
-    leaves = [t.clone().requires_grad_() for t in given]
+    leaves = [t.unsqueeze(0).clone().requires_grad_() for t in given]
     new = cell.step(dict(zip(names, leaves, strict=True)))
     pairs = [(n, d) for n, d in zip(new, outer, strict=True) if n.requires_grad]
-    gradients: list[Tensor] = [torch.zeros(UNITS)] * len(names)
+    gradients: list[Tensor] = [torch.zeros(1, UNITS)] * len(names)
     if pairs:
         gradients = list(
             torch.autograd.grad(
                 [n for n, _ in pairs],
                 leaves,
-                [d for _, d in pairs],
+                [d.unsqueeze(0) for _, d in pairs],
                 materialize_grads=True,
                 allow_unused=True,
             )
         )
-    return torch.stack([t.detach().double() for t in (*new, *gradients)])
+    return torch.cat([t.detach().double() for t in (*new, *gradients)])
 
 
 def check(cell: Cell) -> None:

@@ -105,9 +105,12 @@ def trace_call(call: Call) -> Graph:
 def _trace(joint: Callable[..., Any], count: int) -> GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    like = [torch.zeros(3, dtype=torch.float32) for _ in range(count)]
-    # Derivatives of clamp and others work in place.
-    traced = make_fx(torch.func.functionalize(joint), decomposition_table=_decompositions())(*like)
+    # One row, since functions may ask for both dimensions; float64, in which no constant is rounded.
+    like = [torch.zeros(1, 3, dtype=torch.float64) for _ in range(count)]
+    # An autograd.Function can't be made functional before it is differentiated. Derivatives of clamp and
+    # others work in place.
+    differentiated = make_fx(joint)(*like)
+    traced = make_fx(torch.func.functionalize(differentiated), decomposition_table=_decompositions())(*like)
     _merge_equal(traced.graph)
     traced.graph.eliminate_dead_code()
     return traced
