@@ -149,6 +149,14 @@ def masks(a, b, h, c):
     return (up & ~down) * a + torch.where(up | (c == 0), h, 0.5) * (b != 0), c
 
 
+@cell(states="h c")
+def mask_arithmetic(a, b, h, c):
+    """Sums, products and predicates of masks, and operators that torch makes of them."""
+    up, down = a > 0.1, b > c
+    c = torch.where((up * down + torch.isclose(a, b, atol=0.2)).minimum(torch.isfinite(b)), c, 0.5 * a)
+    return torch.nan_to_num(a) * (up + down) + torch.sgn(b) * (up * ~down) + 0.1 * h, c
+
+
 @cell
 def made_for_the_arguments(a, b, h):
     """Tensors made with the arguments' shape and dtype."""

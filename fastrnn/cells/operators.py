@@ -37,9 +37,10 @@ COMPARISONS = {
     "isnan": "{0} != {0}",
     "isinf": "abs({0}) == K(INFINITY)",
 }
+# Of masks; torch adds and multiplies them too.
 LOGIC = {
-    **dict.fromkeys(("bitwise_and", "logical_and"), "{0} & {1}"),
-    **dict.fromkeys(("bitwise_or", "logical_or"), "{0} | {1}"),
+    **dict.fromkeys(("bitwise_and", "logical_and", "mul", "minimum"), "{0} & {1}"),
+    **dict.fromkeys(("bitwise_or", "logical_or", "add", "maximum"), "{0} | {1}"),
     **dict.fromkeys(("bitwise_xor", "logical_xor"), "{0} ^ {1}"),
     **dict.fromkeys(("bitwise_not", "logical_not"), "{0} == 0"),
 }
@@ -49,7 +50,7 @@ SAME_AS = {
     **dict.fromkeys(_FIRST_ARGUMENT.split(), 0),
     **dict.fromkeys(("full", "full_like", "copy"), 1),
 }
-EMPTY = ("empty", "empty_like", "empty_permuted")
+EMPTY = ("empty", "empty_like", "empty_permuted", "_efficientzerotensor")
 
 _WITHOUT_EFFECT = ("dtype", "layout", "device", "pin_memory", "memory_format", "implicit")
 
@@ -135,8 +136,9 @@ class Writer:
             return self._with_option(name, args, **options)
         if name == "pow" and isinstance(args[1], (int, float)) and args[1] in (2, 3):
             return " * ".join([self.number(args[0])] * int(args[1]))
-        for table, kind in ((NUMBERS, self.number), (COMPARISONS, self.number), (LOGIC, self.mask)):
-            if name in table and (table is not LOGIC or is_mask(node)):
+        of_masks, of_numbers = (LOGIC, COMPARISONS) if is_mask(node) else ({}, NUMBERS)
+        for table, kind in ((of_masks, self.mask), (of_numbers, self.number)):
+            if name in table:
                 return table[name].format(*map(kind, args))
         raise InexpressibleError
 
