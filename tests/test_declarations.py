@@ -133,6 +133,10 @@ def size(a, h):
     return a / a.shape[-1]
 
 
+def precision(a, h):
+    return a / (h + torch.finfo(h.dtype).eps)
+
+
 def in_place(a, h):
     return h.mul_(a)
 
@@ -165,6 +169,7 @@ REFUSED = {
     branch: "`(a > 0).all()` looks at other units",
     number: "`float(torch.tensor(2.0))` takes a number out of a tensor; choose by torch.where",
     size: "`a / a.shape[-1]` depends on the number of units",
+    precision: "`h + torch.finfo(h.dtype).eps` depends on the dtype",
     in_place: "`h.mul_(a)` changes an argument in place; make a new tensor of it",
     narrower: "`a.half()` converts to float16; a cell has one dtype",
     no_cpp: "`torch.lgamma(1 + h * h)` calls lgamma, which has no C++ form",

@@ -165,23 +165,26 @@ def inspect(cell: Cell) -> list[Call]:
         NoKernelError: it is no arithmetic of one unit; the sentence names the user's line.
         CellError: the function's results are no new states.
     """
-    calls, others = _run(cell, 2, 3), _run(cell, 4, 5)
-    for call, other in zip(calls, others, strict=False):
-        if call.op.overloadpacket in COPIES:
-            continue
-        if call.op is not other.op or _numbers(call) != _numbers(other):
-            raise cell.no_kernel(
-                f"({call.place.where}): `{call.place.text}` depends on the number of units"
-            )
-    if len(calls) != len(others):
-        raise cell.no_kernel("calls other operators when there are more units")
+    calls = _run(cell, 2, 3, torch.float32)
+    _compare(cell, calls, _run(cell, 4, 5, torch.float32), "number of units")
+    _compare(cell, calls, _run(cell, 2, 3, torch.float64), "dtype")
     return calls
 
 
-def _run(cell: Cell, batch: int, units: int) -> list[Call]:
+def _compare(cell: Cell, calls: list[Call], others: list[Call], what: str) -> None:
+    """Refuses a function whose operators or numbers depend on the shape or dtype of its arguments."""
+    calls, others = ([c for c in run if c.op.overloadpacket not in COPIES] for run in (calls, others))
+    for call, other in zip(calls, others, strict=False):
+        if call.op is not other.op or _numbers(call) != _numbers(other):
+            raise cell.no_kernel(f"({call.place.where}): `{call.place.text}` depends on the {what}")
+    if len(calls) != len(others):
+        raise cell.no_kernel(f"calls other operators for another {what}")
+
+
+def _run(cell: Cell, batch: int, units: int, dtype: torch.dtype) -> list[Call]:
     generator = torch.Generator().manual_seed(0)
     values = {
-        p: torch.rand((units,) if p in cell.weights else (batch, units), generator=generator)
+        p: torch.rand((units,) if p in cell.weights else (batch, units), dtype=dtype, generator=generator)
         for p in cell.parameters
     }
     inspector = Inspector(cell, list(values.values()))
@@ -193,7 +196,7 @@ def _run(cell: Cell, batch: int, units: int) -> list[Call]:
         if value.shape != (batch, units) or not value.is_floating_point():
             raise cell.error(
                 f"returns {value.dtype} of shape {tuple(value.shape)} for {state}, expected "
-                f"{torch.float32} of shape {(batch, units)}, as the states are"
+                f"{dtype} of shape {(batch, units)}, as the states are"
             )
     return inspector.calls
 
