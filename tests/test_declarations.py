@@ -145,6 +145,10 @@ def narrower(a, h):
     return a.half() + h
 
 
+def integers(a, h):
+    return a * ((a > 0).int() & (h > 0).int())
+
+
 def no_cpp(a, h):
     return a + torch.lgamma(1 + h * h)
 
@@ -172,6 +176,7 @@ REFUSED = {
     precision: "`h + torch.finfo(h.dtype).eps` depends on the dtype",
     in_place: "`h.mul_(a)` changes an argument in place; make a new tensor of it",
     narrower: "`a.half()` converts to float16; a cell has one dtype",
+    integers: "`(a > 0).int() & (h > 0).int()` calls bitwise_and, which has no C++ form",
     no_cpp: "`torch.lgamma(1 + h * h)` calls lgamma, which has no C++ form",
     no_cpp_in_another_function: "`torch.special.i0(a)` calls i0, which has no C++ form",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ def print_cell(cell: Cell, name: str = "Declared") -> Printed:
 def _culprit(cell: Cell, calls: list[Call]) -> NoKernelError:
     """Which of the function's operators has no C++, or whose derivative has none."""
     for call in calls:
-        writer = Writer({}, {})
+        writer = Writer(defaultdict(float), {})
         try:
             for node in trace_call(call).nodes:
                 if node.op == "call_function":

@@ -139,8 +139,11 @@ def _trace_call(call: Call) -> Graph:
             result = call.op(*args, **call.kwargs)
             return result if isinstance(result, Tensor) else result[0]
 
+        result = operator(*given)
+        if not result.is_floating_point():
+            return (result,)
         result, derivative, *_ = torch.func.vjp(operator, *given)
-        return (result, *derivative(torch.ones_like(result))) if result.is_floating_point() else (result,)
+        return (result, *derivative(torch.ones_like(result)))
 
     return _trace(joint, len(at)).graph
 
