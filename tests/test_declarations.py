@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -61,6 +62,38 @@ def test_a_cell_under_another_name_than_its_function_is_pickled_with_it() -> Non
     twin = pickle.loads(pickle.dumps(under_another_name))
     assert twin.function is plain_step
     assert twin.gates == under_another_name.gates
+
+
+def scaled(factor, a, h, *, shift=0.0):
+    return factor * a + shift
+
+
+class Scaled:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, a, h):
+        return scaled(self.factor, a, h)
+
+    def step(self, a, h):
+        return scaled(self.factor, a, h)
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        (functools.partial(scaled, 2.0), "scaled"),
+        (functools.partial(scaled, 2.0, shift=0.0), "scaled"),
+        (Scaled(2.0), "Scaled"),
+        (Scaled(2.0).step, "step"),
+    ],
+)
+def test_callables_that_are_no_functions(step: Callable, name: str) -> None:
+    cell, a = fastrnn.cell(step), torch.randn(2, 3)
+    assert cell.__name__ == name
+    assert cell.parameters == ("a", "h")
+    assert torch.equal(pickle.loads(pickle.dumps(cell))(a, a), 2 * a)
+    print_cell(cell)
 
 
 def test_import_brings_no_tracer() -> None:

@@ -45,10 +45,12 @@ class Cell:
     ) -> None:
         self.function = function
         self.states, self.weights, self.inputs = tuple(states), tuple(weights), tuple(inputs)
-        self.__name__ = function.__name__
-        self.__qualname__ = function.__qualname__
-        self.__module__ = function.__module__
-        self.__doc__ = function.__doc__
+        # A functools.partial is called as its function is, other callable objects as their class.
+        named = function if hasattr(function, "__name__") else getattr(function, "func", type(function))
+        self.__name__ = named.__name__
+        self.__qualname__ = named.__qualname__
+        self.__module__ = named.__module__
+        self.__doc__ = named.__doc__
         self.parameters = self._parameters()
         self.gates = self._gates()
 
@@ -80,6 +82,8 @@ class Cell:
     def _parameters(self) -> tuple[str, ...]:
         names = []
         for p in inspect.signature(self.function).parameters.values():
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty:
+                continue  # a constant, as functools.partial leaves it
             if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY):
                 raise self.error(f"takes {p}; name every gate, state, weight and input as a parameter")
             if p.default is not p.empty:
