@@ -382,6 +382,31 @@ def test_a_construct_without_cpp_runs_on_the_reference() -> None:
     torch.testing.assert_close(layer(x)[0], loop(layer, x, [torch.zeros(2, 5)], {})[0])
 
 
+def test_a_cell_that_changes_its_arguments_runs_on_the_reference() -> None:
+    @fastrnn.cell(states="h c")
+    def changing(g_x, g_h, h, c):
+        g_x += g_h
+        c *= torch.sigmoid(g_x)
+        c += g_h
+        return torch.tanh(c), c
+
+    @fastrnn.cell(states="h c")
+    def twin(g_x, g_h, h, c):
+        c = c * torch.sigmoid(g_x + g_h) + g_h
+        return torch.tanh(c), c
+
+    layer, *arguments = problem(changing, torch.float64, 4, 2, 3, 5)
+    same = fastrnn.Recurrence(twin, 3, 5, dtype=torch.float64)
+    same.load_state_dict(layer.state_dict())
+
+    def run(layer: Any, x: Tensor, hx: list[Tensor], inputs: Any) -> list[Tensor]:
+        return tensors_of(layer(x, hx_of(hx)))
+
+    changed, exact = (with_gradients(of, run, *arguments) for of in (layer, same))
+    for a, b in zip(changed, exact, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_explained() -> None:
     layer, x = fastrnn.Recurrence(declared.peephole, 3, 5), torch.randn(4, 2, 3)
     target = fastrnn.build_info()["cpu_target"]

@@ -58,7 +58,7 @@ def _register(cell: Cell) -> Registered:
         reason = f"{cell.__name__} can't be traced: {type(error).__name__}: {str(error).splitlines()[0]}"
     if reason is not None:
         name = f"{cell.__name__}_{next(_numbers)}"
-    reference.DECLARED[name] = reference_step(cell)
+    reference.DECLARED[name] = reference_step(cell, copies=reason is not None)
     return Registered(name, reason)
 
 
@@ -90,8 +90,11 @@ def plugin_text(struct: str) -> str:
 """
 
 
-def reference_step(cell: Cell) -> reference.DeclaredCell:
-    """The cell's function in the form that the reference's loop over time calls."""
+def reference_step(cell: Cell, copies: bool = False) -> reference.DeclaredCell:
+    """The cell's function in the form that the reference's loop over time calls.
+
+    With ``copies``, it may change its arguments in place.
+    """
 
     def step(
         x_part: Tensor,
@@ -111,6 +114,8 @@ def reference_step(cell: Cell) -> reference.DeclaredCell:
         for names, t in ((cell.states[1:], c), (cell.weights, unit_weights), (cell.inputs, step_inputs)):
             if t is not None:
                 values.update(zip(names, t.chunk(len(names), -1), strict=True))
+        if copies:
+            values = {name: t.clone() for name, t in values.items()}
         new = cell.step(values)
         return new[0], None if len(new) == 1 else _join(new[1:])
 
