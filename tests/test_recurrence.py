@@ -441,6 +441,14 @@ def test_an_input_named_as_an_argument() -> None:
         fastrnn.Recurrence(clash, 3, 5)
 
 
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"])
+def test_a_weight_named_as_the_layers_own(name: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"def clash(a, h, {name}): return a", scope)
+    with pytest.raises(CellError, match=f"names a weight '{name}', as the layer's own weights"):
+        fastrnn.Recurrence(fastrnn.cell(weights=name)(scope["clash"]), 3, 5)
+
+
 def test_a_function_that_is_no_cell() -> None:
     with pytest.raises(CellError, match="returns 2 values; return the new h"):
         fastrnn.Recurrence(fastrnn.cell(lambda a, h: (a, a)), 3, 5)

@@ -15,6 +15,7 @@ from fastrnn.cells.plugin import register
 from fastrnn.sequence import ALL_STEPS, Sequence, check_masks
 
 _ARGUMENTS = ("self", "input", "hx", "lengths", "reset", "states")
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Call(NamedTuple):
@@ -112,6 +113,8 @@ class Recurrence(nn.Module):
             raise ValueError(f"memory should be 'full' or 'lean', got {memory!r}")
         if clash := set(cell.inputs).intersection(_ARGUMENTS):
             raise CellError(f"{cell.__name__} names an input {clash.pop()!r}, as an argument of forward")
+        if clash := set(cell.weights).intersection(_WEIGHTS):
+            raise CellError(f"{cell.__name__} names a weight {clash.pop()!r}, as the layer's own weights")
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
