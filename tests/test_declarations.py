@@ -166,6 +166,18 @@ def size(a, h):
     return a / a.shape[-1]
 
 
+def constant_of_units(a, h):
+    return a * torch.full_like(h, 1 / h.shape[-1])
+
+
+def constant_of_rows(a, h):
+    return a * h.new_tensor(h.shape[0])
+
+
+def one_row(a, h):
+    return torch.tanh(a) if len(a) == 1 else torch.sigmoid(a)
+
+
 def precision(a, h):
     return a / (h + torch.finfo(h.dtype).eps)
 
@@ -206,6 +218,9 @@ REFUSED = {
     branch: "`(a > 0).all()` looks at other units",
     number: "`float(torch.tensor(2.0))` takes a number out of a tensor; choose by torch.where",
     size: "`a / a.shape[-1]` depends on the number of units",
+    constant_of_units: "`torch.full_like(h, 1 / h.shape[-1])` depends on the number of units",
+    constant_of_rows: "`h.new_tensor(h.shape[0])` depends on the batch size",
+    one_row: "`torch.sigmoid(a)` depends on the batch size",
     precision: "`h + torch.finfo(h.dtype).eps` depends on the dtype",
     in_place: "`h.mul_(a)` changes an argument in place; make a new tensor of it",
     narrower: "`a.half()` converts to float16; a cell has one dtype",

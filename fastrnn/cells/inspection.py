@@ -24,6 +24,15 @@ _COPIES = """detach alias lift lift_fresh lift_fresh_copy _to_copy copy_ fill_ z
 _unsafe_view reshape empty_like empty new_empty ones_like zeros_like full_like full zeros ones new_zeros
 new_ones new_full scalar_tensor resolve_conj resolve_neg"""
 COPIES = {getattr(aten, name) for name in _COPIES.split()}
+# Those of them that are given a number, and as which argument.
+CONSTANTS = {
+    aten.full: 1,
+    aten.full_like: 1,
+    aten.new_full: 2,
+    aten.fill_: 1,
+    aten.scalar_tensor: 0,
+    aten.lift_fresh: 0,
+}
 # Directories of code that is not the user's.
 _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -166,14 +175,16 @@ def inspect(cell: Cell) -> list[Call]:
         CellError: the function's results are no new states.
     """
     calls = _run(cell, 2, 3, torch.float32)
-    _compare(cell, calls, _run(cell, 4, 5, torch.float32), "number of units")
+    _compare(cell, calls, _run(cell, 2, 5, torch.float32), "number of units")
+    _compare(cell, calls, _run(cell, 1, 3, torch.float32), "batch size")
     _compare(cell, calls, _run(cell, 2, 3, torch.float64), "dtype")
     return calls
 
 
 def _compare(cell: Cell, calls: list[Call], others: list[Call], what: str) -> None:
     """Refuses a function whose operators or numbers depend on the shape or dtype of its arguments."""
-    calls, others = ([c for c in run if c.op.overloadpacket not in COPIES] for run in (calls, others))
+    ignored = COPIES - CONSTANTS.keys()
+    calls, others = ([c for c in run if c.op.overloadpacket not in ignored] for run in (calls, others))
     for call, other in zip(calls, others, strict=False):
         if call.op is not other.op or _numbers(call) != _numbers(other):
             raise cell.no_kernel(f"({call.place.where}): `{call.place.text}` depends on the {what}")
@@ -201,6 +212,10 @@ def _run(cell: Cell, batch: int, units: int, dtype: torch.dtype) -> list[Call]:
     return inspector.calls
 
 
-def _numbers(call: Call) -> list[Any]:
+def _numbers(call: Call) -> list[str]:
+    if (at := CONSTANTS.get(call.op.overloadpacket)) is not None:
+        constant = call.args[at]
+        # Rounded, since its dtype may be the arguments'.
+        return [str(torch.as_tensor(constant, dtype=torch.float32).tolist())]
     values = (*call.args, *(v for _, v in sorted(call.kwargs.items())))
-    return [v for v in values if not isinstance(v, Tensor)]
+    return [str(v) for v in values if not isinstance(v, Tensor)]
