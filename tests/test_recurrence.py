@@ -382,6 +382,19 @@ def test_a_construct_without_cpp_runs_on_the_reference() -> None:
     torch.testing.assert_close(layer(x)[0], loop(layer, x, [torch.zeros(2, 5)], {})[0])
 
 
+def test_a_function_that_raises_for_few_units_runs_on_the_reference() -> None:
+    @fastrnn.cell
+    def ten_or_more(a, h):
+        if a.shape[-1] < 10:
+            raise ValueError
+        return torch.tanh(a)
+
+    layer, x = fastrnn.Recurrence(ten_or_more, 3, 10), torch.randn(4, 2, 3)
+    explained = fastrnn.explain(layer, x)
+    assert explained.reason == "ten_or_more can't be traced: ValueError: no message"
+    torch.testing.assert_close(layer(x)[0], loop(layer, x, [torch.zeros(2, 10)], {})[0])
+
+
 def test_a_cell_that_changes_its_arguments_runs_on_the_reference() -> None:
     @fastrnn.cell(states="h c")
     def changing(g_x, g_h, h, c):

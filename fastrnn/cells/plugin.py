@@ -55,7 +55,8 @@ def _register(cell: Cell) -> Registered:
     except CellError:
         raise
     except Exception as error:  # the user's function's, or torch's
-        reason = f"{cell.__name__} can't be traced: {type(error).__name__}: {str(error).splitlines()[0]}"
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        reason = f"{cell.__name__} can't be traced: {type(error).__name__}: {first_line}"
     if reason is not None:
         name = f"{cell.__name__}_{next(_numbers)}"
     reference.DECLARED[name] = reference_step(cell, copies=reason is not None)
