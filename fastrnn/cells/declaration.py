@@ -156,7 +156,8 @@ def cell(
 
     The function takes gates, states, weights and inputs as parameters, in any order, and returns the new
     states. It computes every unit from that unit's numbers alone, with torch's element-wise operators and
-    functions; :class:`fastrnn.Recurrence` makes a layer of it, differentiated and compiled.
+    functions; :class:`fastrnn.Recurrence` makes a layer of it, differentiated and compiled. It may be a
+    method, a callable object or a functools.partial; keyword-only parameters with defaults are constants.
 
     What ``states``, ``weights`` and ``inputs`` don't name is a gate: ``x w_ih' + b_ih + h w_hh' + b_hh``,
     H rows of the layer's weights each, in the order of the signature. A pair ``n_x``, ``n_h`` is one gate
