@@ -30,7 +30,9 @@ def _checked(name: str | None) -> str | None:
 
 
 # The driver that is asked for, or None. Which CUDA driver is asked for, csrc/cuda/dispatch.h reads.
-_asked = _checked(os.environ.get(SETTING)) or ("fused" if os.environ.get("FASTRNN_CUDA_DRIVER") else None)
+_asked = _checked(os.environ.get("FASTRNN_DRIVER")) or (
+    "fused" if os.environ.get("FASTRNN_CUDA_DRIVER") else None
+)
 
 # Whether there is anything to choose for calls on a CPU; apart, since reading it costs them 20 ns.
 on_cpu = _asked is not None or tuned.any_for_cpu()

@@ -28,7 +28,7 @@ def argument(name: str, unbatched: bool) -> Tensor:
 def test_comes_out(
     name: str, kind: str, unbatched: bool, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*args: Any) -> Any:
+    def fails(*args: Any, **kwargs: Any) -> Any:
         raise error("the launch failed")
 
     module = getattr(fastrnn, name)(I, H)

@@ -117,9 +117,10 @@ class Recurrent(Limits, nn.RNNBase):
                 layer=self._layer_function(path),
             )
         except ValueError as error:
-            if sequence.lengths is not None or sequence.batch_sizes is not None:
+            # About weights: torch.nn raises RuntimeError for its own.
+            if not self._torchs_weights or sequence.lengths is not None or sequence.batch_sizes is not None:
                 raise
-            raise RuntimeError(str(error)) from None  # about weights, for which torch.nn raises that
+            raise RuntimeError(str(error)) from None
         if autocast:
             y, h_n, c_n, steps = self._as_autocast_returns(call, y, h_n, c_n, steps)
         output, state = self._restore_layout(input, y, h_n, c_n, unbatched)

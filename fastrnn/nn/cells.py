@@ -35,8 +35,12 @@ class RecurrentCell(Limits, nn.RNNCellBase):
             return self._by_torch(input, hx)
         try:
             return self._step(self._layer_function(path), input, state)
-        except (ValueError, NotImplementedError):  # of the kernels, for arguments that do not fit
+        except ValueError:  # of the kernels, for arguments that do not fit
             return self._by_torch(input, hx)
+        except NotImplementedError:
+            if all(t is None or t.layout is torch.strided for t in (input, *state)):
+                raise
+            return self._by_torch(input, hx)  # some cells of torch.nn take a sparse input
 
     def _plan(self, input: Any, hx: Any, check: bool = False) -> tuple[State | None, routing.Path]:
         """The state and the path that serves the call; no state if torch.nn serves it.
