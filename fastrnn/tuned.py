@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 
@@ -39,6 +39,11 @@ class Key(NamedTuple):
     training: bool  # forward and backward, or forward alone
     B: int
     T: int
+
+
+_TYPES = tuple(get_type_hints(Key).values())
+
+DRIVERS = ("fused", "torch")
 
 
 class Choice(NamedTuple):
@@ -101,31 +106,31 @@ def enabled() -> bool:
     return os.environ.get("FASTRNN_TUNED") != "0"
 
 
-def _read() -> dict[str, Any]:
-    """The file's contents; empty if there is none or it is not ours, which is said once."""
+def _read() -> tuple[dict[str, Any], dict[Key, Choice]]:
+    """The file's contents, and in it what these versions chose; empty if it is absent or not ours."""
     try:
-        text = path().read_text()
-    except OSError:
-        return {}
+        text = path().read_bytes()
+    except (OSError, RuntimeError):  # the second is of a user without a home folder
+        return {}, {}
     try:
         contents = json.loads(text)
         if contents["format"] != _FORMAT:
             raise ValueError(f"its format is {contents['format']!r}, expected {_FORMAT!r}")
-        for rows in contents["results"].values():
-            for *key, driver, ratio in rows:
-                Key(*key), Choice(str(driver), float(ratio))
+        return contents, dict(map(_checked, contents["results"].get(_versions(), [])))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(
-            f"fastrnn ignores {path()}, which is damaged or not its own ({error}); delete it, tune again",
+            f"fastrnn ignores {path()}, which is damaged or not its own ({error}); tune again",
             stacklevel=2,
         )
-        return {}
-    return dict(contents)
+        return {}, {}
 
 
-def _choices(contents: dict[str, Any]) -> dict[Key, Choice]:
-    rows = contents.get("results", {}).get(_versions(), [])
-    return {Key(*key): Choice(driver, ratio) for *key, driver, ratio in rows}
+def _checked(row: list[Any]) -> tuple[Key, Choice]:
+    *values, driver, ratio = row
+    key = Key(*values)
+    if tuple(map(type, key)) != _TYPES or driver not in DRIVERS or not isinstance(ratio, int | float):
+        raise ValueError(f"it has the row {row}")
+    return key, Choice(driver, ratio)
 
 
 # What was read, or None before.
@@ -135,7 +140,7 @@ _known: dict[Key, Choice] | None = None
 def _results() -> dict[Key, Choice]:
     global _known
     if _known is None:
-        _known = _choices(_read()) if enabled() else {}
+        _known = _read()[1] if enabled() else {}
     return _known
 
 
@@ -148,9 +153,7 @@ def find(key: tuple[Any, ...]) -> Choice | None:
 
 
 def any_for_cpu() -> bool:
-    """Something was tuned for a CPU. Does not read a file that is not there."""
-    if _known is None and not (enabled() and path().exists()):
-        return False
+    """Something was tuned for a CPU."""
     return any(key.device.endswith(" threads") for key in _results())
 
 
@@ -160,14 +163,28 @@ def add(found: dict[Key, Choice]) -> None:
     _known = {**_results(), **found}
     if not enabled():
         return
+    try:
+        _known = _saved(found)
+    except (OSError, RuntimeError) as error:
+        warnings.warn(
+            f"fastrnn can't save what was tuned, which holds for this process alone: {error}; set "
+            "XDG_CACHE_HOME to a folder that can be written",
+            stacklevel=3,
+        )
+
+
+def _saved(found: dict[Key, Choice]) -> dict[Key, Choice]:
+    """The file's results after these were added to it."""
     folder = path().parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "tuned.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        contents = _read() or {"format": _FORMAT, "results": {}}
-        merged = {**_choices(contents), **found}
+        contents, before = _read()
+        contents = contents or {"format": _FORMAT, "results": {}}
+        merged = {**before, **found}
         contents["results"][_versions()] = [[*key, *choice] for key, choice in merged.items()]
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as aside:
-            json.dump(contents, aside, indent=0)
-        os.replace(aside.name, path())
-    _known = merged
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            new = Path(aside) / path().name
+            new.write_text(json.dumps(contents, indent=0))
+            os.replace(new, path())
+    return merged

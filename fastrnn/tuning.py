@@ -15,8 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import drivers, routing, tuned
 from fastrnn.nn.base import Recurrent
-
-DRIVERS = ("fused", "torch")
+from fastrnn.tuned import DRIVERS
 
 # As in the tests: an error above twice torch's own, plus these units in the last place, is too large.
 _ULPS = 4

@@ -181,15 +181,22 @@ def test_a_small_gain_leaves_the_default(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tune(fastrnn.LSTM(I, H), torch.randn(T, B, I)).calls[0].driver == "fused"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other", "results": {}}', '{"format": 1}', ""])
+DAMAGED = ["{", "[]", '{"format": "other", "results": {}}', '{"format": 1}', "", "\x80"]
+KIND = [tuned.cpu_name(), "lstm", "float32", 1, 1, I, H, 0, False, True, tuned.bucket(B), tuned.bucket(T)]
+ROWS = ([*KIND, "warp", 2.0], [*KIND, "torch", "2"], [["cpu"], *KIND[1:], "torch", 2.0], [1, "torch", 2.0])
+for row in ROWS:
+    DAMAGED.append(json.dumps({"format": tuned._FORMAT, "results": {tuned._versions(): [row]}}))
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_or_foreign_file_is_ignored(text: str, folder: Path, faster: Any) -> None:
     """With one warning, and replaced."""
     folder.mkdir()
-    (folder / "tuned.json").write_text(text)
+    (folder / "tuned.json").write_bytes(text.encode("latin-1"))
     layer, x = fastrnn.LSTM(I, H), torch.randn(T, B, I)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        drivers.refresh()
+        forget()
         layer(x)
         layer(x)
     assert ["is damaged or not its own" in str(warning.message) for warning in seen] == [True]
@@ -198,6 +205,25 @@ def test_a_damaged_or_foreign_file_is_ignored(text: str, folder: Path, faster: A
         warnings.simplefilter("ignore")
         tune(layer, x)
     assert json.loads((folder / "tuned.json").read_text())["format"] == tuned._FORMAT
+
+
+def test_a_folder_that_cannot_be_written(faster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results hold for the process, with a warning."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    layer, x = fastrnn.LSTM(I, H), torch.randn(T, B, I)
+    faster("torch")
+    with pytest.warns(UserWarning, match="can't save what was tuned"):
+        tune(layer, x)
+    assert fastrnn.explain(layer, x).driver == "torch"
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    assert not tuned.any_for_cpu()
 
 
 def test_other_versions_results_are_kept_and_not_used(
@@ -235,6 +261,7 @@ for i in range(20):
 """
     running = [subprocess.Popen([sys.executable, "-c", code, str(i)]) for i in range(2)]
     assert [process.wait() for process in running] == [0, 0]
+    forget()
     assert len(tuned._results()) == 40
     assert not [path for path in folder.iterdir() if path.name not in ("tuned.json", "tuned.lock")]
 
