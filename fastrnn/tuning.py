@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +33,8 @@ class Tuned:
         layer: the layer's name in the model.
         key: the kind of call that the result holds for.
         driver: the one that will run.
-        us: microseconds a call, by driver; empty if it was tuned before.
-        out: the drivers that were rejected, and why.
+        us: microseconds a call, by driver; empty if it was tuned before or every driver was refused.
+        out: the drivers that were refused, and why.
 
     Example:
         >>> import torch, fastrnn
@@ -53,9 +54,9 @@ class Tuned:
         key = self.key
         what = f"{self.layer or key.cell}: {'training' if key.training else 'inference'}"
         what += f", B {tuned.sizes_of(key.B)}, T {tuned.sizes_of(key.T)}: {self.driver}"
-        if not self.us:
+        if not self.us and not self.out:
             return f"{what}, already tuned"
-        times = ", ".join(f"{driver} {us:.0f} us" for driver, us in self.us.items())
+        times = ", ".join(f"{driver} {us:.0f} us" for driver, us in self.us.items()) or "not measured"
         return f"{what} ({times})" + "".join(f"; {d} is out: {why}" for d, why in self.out.items())
 
 
@@ -112,7 +113,24 @@ def tune(
         >>> tuning.calls[0].driver in ("torch", "fused")
         True
     """
-    calls = _calls(module, inputs, kwargs)
+    with torch.inference_mode(False), _unchanged(module):
+        results = _results_of_calls(module, inputs, kwargs, seconds, again, progress)
+    found = {k: _choice(r) for k, r in results.items() if r.us}
+    if found:
+        tuned.add(found)
+        drivers.refresh()
+    return Tuning(list(results.values()))
+
+
+def _results_of_calls(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    seconds: float,
+    again: bool,
+    progress: bool,
+) -> dict[tuned.Key, Tuned]:
+    calls = _calls(module, _detached(inputs), _detached(kwargs))
     results: dict[tuned.Key, Tuned] = {}
     for i, (name, layer, args, options) in enumerate(calls):
         passes = [False, True] if layer.training and _trains(layer) else [False]
@@ -129,11 +147,21 @@ def tune(
                 results[key] = Tuned(name, key, known.driver)
             else:
                 results[key] = _tuned(name, key, layer, args, options, seconds)
-    found = {k: _choice(r) for k, r in results.items() if r.us}
-    if found:
-        tuned.add(found)
-        drivers.refresh()
-    return Tuning(list(results.values()))
+    return results
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Random numbers and buffers, as running means, are afterwards what they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = sorted({t.get_device() for t in module.parameters() if t.is_cuda})
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def _key(
@@ -145,12 +173,12 @@ def _key(
     reset: Any = None,
     states: bool = False,
 ) -> tuned.Key | None:
-    """What a result of the call holds for; None if not every driver serves it."""
+    """What a result of the call holds for; None if not every driver serves it, or nothing is computed."""
     call = None
     for driver in DRIVERS:
         with drivers.forced(driver):
             call, path = layer._plan(input, hx, lengths, reset, states)
-        if call is None or path.name != driver:
+        if call is None or path.name != driver or call.batch == 0:
             return None
     return None if call is None else tuned.Key(*layer._key(call, layer._computes_in(call)))
 
@@ -160,7 +188,7 @@ def _choice(result: Tuned) -> tuned.Choice:
 
 
 def _trains(layer: nn.Module) -> bool:
-    return any(p.requires_grad for p in layer.parameters())
+    return any(p.requires_grad and not p.is_inference() for p in layer.parameters())
 
 
 Calls = list[tuple[str, Recurrent, tuple[Any, ...], dict[str, Any]]]
@@ -168,9 +196,9 @@ Calls = list[tuple[str, Recurrent, tuple[Any, ...], dict[str, Any]]]
 
 def _calls(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Calls:
     """The calls of recurrent layers, when the module runs on the inputs."""
-    calls: Calls = []
     if isinstance(module, Recurrent):
         return [("", module, inputs, kwargs)]
+    calls: Calls = []
     names = {layer: name for name, layer in module.named_modules() if isinstance(layer, Recurrent)}
 
     def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -179,8 +207,7 @@ def _calls(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
 
     handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in names]
     try:
-        # The random numbers that the model draws are drawn again later.
-        with torch.enable_grad(), torch.random.fork_rng():
+        with torch.enable_grad():
             module(*inputs, **kwargs)
     finally:
         for handle in handles:
@@ -189,7 +216,12 @@ def _calls(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _detached(value: Any) -> Any:
-    return _map(lambda t: t.detach().requires_grad_(t.requires_grad), value)
+    """Leaves of a graph to come. A tensor of inference mode can't be one, so it is copied."""
+
+    def leaf(t: Tensor) -> Tensor:
+        return (t.clone() if t.is_inference() else t.detach()).requires_grad_(t.requires_grad)
+
+    return _map(leaf, value)
 
 
 def _map(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -246,7 +278,7 @@ Checked = dict[str, list[Tensor] | str]
 
 def _checked_results(key: tuned.Key, layer: Recurrent, args: Any, kwargs: Any) -> Checked:
     """Results of each driver without dropout, or why it has none; and the exact ones, in float64."""
-    plain = copy.deepcopy(layer)
+    plain = copy.deepcopy(layer, _leaves(layer))
     plain.dropout = 0.0
     wide = copy.deepcopy(plain).double()
     wide_args, wide_kwargs = _map(
@@ -263,6 +295,12 @@ def _checked_results(key: tuned.Key, layer: Recurrent, args: Any, kwargs: Any) -
     return results
 
 
+def _leaves(layer: nn.Module) -> dict[int, Any]:
+    """For deepcopy: leaves in place of computed weights, as of pruning, which it refuses to copy."""
+    attributes = [value for module in layer.modules() for value in vars(module).values()]
+    return {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
+
+
 def _why_out(driver: str, results: Checked) -> str | None:
     """Why a driver's results are not good enough; None if they are."""
     found, torchs, exact = results[driver], results["torch"], results["exact"]
@@ -270,7 +308,9 @@ def _why_out(driver: str, results: Checked) -> str | None:
         return found
     for i, (t, e) in enumerate(zip(found, exact, strict=True)):
         assert isinstance(e, Tensor)
-        if not t.isfinite().all() and e.isfinite().all():
+        if not e.isfinite().all():
+            return "the exact results are not finite"
+        if not t.isfinite().all():
             return "its results are not finite"
         if driver == "torch" or isinstance(torchs, str) or e.numel() == 0:
             continue

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrnn
@@ -145,6 +146,53 @@ def test_calls_without_a_choice_are_not_tuned() -> None:
     ):
         assert not tune(module, x, **options).calls
     assert str(tune(nn.Linear(I, H), x)) == "no call has a choice of drivers"
+
+
+class Normed(nn.Module):
+    """A model with random numbers, running means, and a weight that is computed from a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(I)
+        self.rnn = fastrnn.LSTM(I, H, 2, dropout=0.5)
+        nn.utils.parametrizations.spectral_norm(self.rnn, "weight_hh_l0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(self.norm(x.transpose(1, 2)).transpose(1, 2))[0]
+
+
+def test_tuning_leaves_a_training_model_as_it_was() -> None:
+    model, x = Normed(), torch.randn(T, B, I)
+    model(x).sum().backward()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    random = torch.get_rng_state()
+    assert len(tune(model, x).calls) == 2
+    for name, t in model.state_dict().items():
+        assert torch.equal(t, before[name]), name
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), grads, strict=True))  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training
+    assert model.rnn.dropout == 0.5
+    assert not model.rnn._forward_pre_hooks
+
+
+def test_pruned_layers_and_inference_mode_are_tuned() -> None:
+    layer = fastrnn.LSTM(I, H)
+    prune.l1_unstructured(layer, "weight_hh_l0", 0.5)
+    layer(torch.randn(T, B, I))
+    assert all(c.us for c in tune(layer, torch.randn(T, B, I)).calls)
+    with torch.inference_mode():
+        assert [bool(c.us) for c in tune(fastrnn.GRU(I, H), torch.randn(T, B, I)).calls] == [True]
+
+
+def test_what_cannot_be_compared_is_not_remembered() -> None:
+    """Results that are not finite; results without elements would count for other batches."""
+    layer = fastrnn.LSTM(I, H).eval()
+    found = tune(layer, torch.full((T, B, I), torch.nan))
+    assert "fused (not measured); fused is out: the exact results are not finite" in str(found)
+    assert not tune(layer, torch.randn(T, 0, I)).calls
+    assert not tuned.has_results()
 
 
 @pytest.mark.parametrize("what", ["raises", "nan", "wrong"])
