@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -70,12 +71,14 @@ class Layer:
         return torch.randn(T, self.B, self.H, device=self.device, dtype=self.dtype)
 
     def is_served(self) -> bool:
-        """Whether forward and backward are this driver's; on a CPU there are no drivers."""
-        if self.driver == NN or self.device == "cpu":
+        """Whether forward and backward are this driver's; on a CPU, whether this package's kernels run."""
+        if self.driver == NN:
             return True
         import fastrnn
 
         explanation = fastrnn.explain(self.module, self.input(CHECKED_STEPS))
+        if self.device == "cpu":
+            return explanation.path == "fused"
         return explanation.driver == explanation.backward_driver == self.driver
 
 
@@ -189,7 +192,21 @@ def measure(layer: Layer, steps: list[int], repeats: int, plain: bool) -> dict[s
     return answer
 
 
+def own_kernels(driver: str) -> AbstractContextManager[None]:
+    """This package's kernels run, whatever FASTRNN_DRIVER or fastrnn.tune chose, and also on a GPU."""
+    if driver == NN:
+        return nullcontext()
+    from fastrnn import drivers
+
+    return drivers.forced("fused")
+
+
 def answer(request: dict[str, Any], driver: str, device: str) -> dict[str, Any]:
+    with own_kernels(driver):
+        return _answer(request, driver, device)
+
+
+def _answer(request: dict[str, Any], driver: str, device: str) -> dict[str, Any]:
     layer = Layer(request, driver, device)
     if not layer.is_served():
         return {"served": False}

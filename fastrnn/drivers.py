@@ -29,10 +29,11 @@ def _checked(name: str | None) -> str | None:
     return name or None
 
 
-# The driver that is asked for, or None. Which CUDA driver is asked for, csrc/cuda/dispatch.h reads.
-_asked = _checked(os.environ.get("FASTRNN_DRIVER")) or (
-    "fused" if os.environ.get("FASTRNN_CUDA_DRIVER") else None
-)
+# The driver that is asked for, or None.
+_asked = _checked(os.environ.get("FASTRNN_DRIVER"))
+# Which of the CUDA drivers, csrc/cuda/dispatch.h reads.
+if _asked is None and os.environ.get("FASTRNN_CUDA_DRIVER"):
+    _asked = "fused"
 
 # Whether there is anything to choose for calls on a CPU; apart, since reading it costs them 20 ns.
 on_cpu = _asked is not None or tuned.any_for_cpu()

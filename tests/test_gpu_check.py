@@ -97,7 +97,10 @@ def test_a_step_that_is_stopped_may_write_its_summary(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_comes_out_as_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command, on a CPU and small; the tests are only collected."""
+    """Every command, on a CPU and small; tests are only collected. The user's choice is ignored."""
+    monkeypatch.setenv("FASTRNN_DRIVER", "torch")
+    for step in (gpu_check.tests("block", rehearse=True), gpu_check.profile("block")):
+        assert step.environment.items() >= gpu_check.only("block").items()
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     status = gpu_check.main(["--rehearse", "--out", str(tmp_path)])
     (report,) = tmp_path.glob("*-gpu-check.md")

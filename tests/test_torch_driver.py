@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import subprocess
+import sys
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -299,6 +302,23 @@ def test_a_driver_that_does_not_exist() -> None:
     named = "FASTRNN_DRIVER=warp names no driver; there are: torch, fused"
     with pytest.raises(ValueError, match=named), drivers.forced("warp"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda_driver", "asked"),
+    [("torch", "block", "torch"), ("fused", "block", "fused"), ("", "block", "fused"), ("", "", "None")],
+)
+def test_the_settings(driver: str, cuda_driver: str, asked: str) -> None:
+    """A name that only FASTRNN_CUDA_DRIVER takes is an error in FASTRNN_DRIVER, which would not use it."""
+    code = "from fastrnn import drivers; print(drivers._asked)"
+    settings = {"FASTRNN_DRIVER": driver, "FASTRNN_CUDA_DRIVER": cuda_driver, "FASTRNN_TUNED": "0"}
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **settings, **more}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+    assert run().stdout.strip() == asked
+    assert "FASTRNN_DRIVER=step names no driver" in run(FASTRNN_DRIVER="step").stderr
 
 
 @pytest.mark.parametrize("kernels", [True, False])

@@ -205,6 +205,11 @@ def smoke(drivers: list[str], out: Path, rehearse: bool) -> Step:
     return benchmark("smoke", "check", drivers, 100, out, rehearse, *shapes)
 
 
+def only(driver: str) -> dict[str, str]:
+    """The environment in which this driver runs, also if the user chose torch's kernels."""
+    return {"FASTRNN_DRIVER": "fused", "FASTRNN_CUDA_DRIVER": driver}
+
+
 def tests(driver: str, rehearse: bool) -> Step:
     """What only a GPU can show, and exactness; float32 with TF32 on drivers that need it (conftest.py)."""
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=short", "-k", "cuda and not emulat"]
@@ -212,7 +217,7 @@ def tests(driver: str, rehearse: bool) -> Step:
         command += ["--collect-only"]
     elif importlib.util.find_spec("xdist"):
         command += ["-n", "6"]
-    environment = {"FASTRNN_TEST_CONFIGS": "60", "FASTRNN_CUDA_DRIVER": driver}
+    environment = {"FASTRNN_TEST_CONFIGS": "60", **only(driver)}
     files = ["tests/cuda/test_device.py", "tests/test_parity.py"]
     return Step(f"tests of the {driver} driver", [*command, *files], 40, environment)
 
@@ -229,9 +234,8 @@ def profile(driver: str) -> Step:
         "regex:fastrnn",
     ]
     command += ["--section", "SpeedOfLight", "--section", "WarpStateStats", "--section", "SchedulerStats"]
-    environment = {"FASTRNN_CUDA_DRIVER": driver}
     return Step(
-        f"profile of the {driver} driver", [*command, sys.executable, "-c", PROFILED], 20, environment
+        f"profile of the {driver} driver", [*command, sys.executable, "-c", PROFILED], 20, only(driver)
     )
 
 
