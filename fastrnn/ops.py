@@ -35,7 +35,7 @@ cuda_driver_op = torch.ops.fastrnn.cuda_driver.default
 
 
 # How exact products of float32 must be; Precision in csrc/torch/cpu_kernels.h.
-_HIGHEST, _HIGH, _MEDIUM = 0, 1, 2
+HIGHEST, _HIGH, _MEDIUM = 0, 1, 2
 
 
 # A compiled graph keeps the settings it was traced under.
@@ -44,19 +44,19 @@ def _cpu_precision() -> int:
     matmul, rnn = _torch.float32_matmul_precision(), _torch.fp32_precision("mkldnn", "rnn")
     if matmul == "medium" or rnn == "bf16":
         return _MEDIUM
-    return _HIGH if matmul == "high" or rnn == "tf32" else _HIGHEST
+    return _HIGH if matmul == "high" or rnn == "tf32" else HIGHEST
 
 
 @_torch.assume_constant
 def _cuda_precision() -> int:
-    return _HIGH if _torch.fp32_precision("cuda", "rnn") == "tf32" else _HIGHEST
+    return _HIGH if _torch.fp32_precision("cuda", "rnn") == "tf32" else HIGHEST
 
 
 def precision(x: Tensor) -> int:
     """The least exact products of float32 that torch's settings allow on x's device."""
     if not x.is_cuda:
         return _cpu_precision()  # whatever x's dtype: the kernels of others ignore it
-    return _cuda_precision() if x.dtype is torch.float32 else _HIGHEST
+    return _cuda_precision() if x.dtype is torch.float32 else HIGHEST
 
 
 def facts(cell: str) -> dict[str, int]:

@@ -140,6 +140,8 @@ class Prepacked(nn.Module):
 
 
 class PrepackedLayer(Prepacked, Recurrent):
+    _torchs_weights = False
+
     def _plan(self, *args: Any) -> tuple[Call | None, routing.Path]:
         call, path = super()._plan(*args)
         if path is routing.MISFIT:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import drivers, routing, tuned
+from fastrnn import drivers, ops, routing, tuned
 from fastrnn.nn.base import Recurrent
 from fastrnn.tuned import DRIVERS
 
@@ -180,7 +180,13 @@ def _key(
             call, path = layer._plan(input, hx, lengths, reset, states)
         if call is None or path.name != driver or call.batch == 0:
             return None
-    return None if call is None else tuned.Key(*layer._key(call, layer._computes_in(call)))
+    if call is None:
+        return None
+    dtype = layer._computes_in(call)
+    # Each driver follows torch's settings of less exact products in its own way.
+    if call.x.is_cpu and dtype is torch.float32 and ops.precision(call.x) != ops.HIGHEST:
+        return None
+    return tuned.Key(*layer._key(call, dtype))
 
 
 def _choice(result: Tuned) -> tuned.Choice:

@@ -134,7 +134,7 @@ def test_a_model_and_a_second_run(faster: Any, capsys: pytest.CaptureFixture[str
     assert all(c.us for c in tune(model, torch.randn(T, B, I), again=True).calls)
 
 
-def test_calls_without_a_choice_are_not_tuned() -> None:
+def test_calls_without_a_choice_are_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(T, B, I)
     layer = fastrnn.LSTM(I, H)
     for module, options in (
@@ -145,6 +145,8 @@ def test_calls_without_a_choice_are_not_tuned() -> None:
         (fastrnn.prepack(layer.eval()), {}),
     ):
         assert not tune(module, x, **options).calls
+    monkeypatch.setattr(fastrnn.ops, "_cpu_precision", lambda: fastrnn.ops._MEDIUM)
+    assert not tune(fastrnn.LSTM(I, H), x).calls
     assert str(tune(nn.Linear(I, H), x)) == "no call has a choice of drivers"
 
 

@@ -57,6 +57,8 @@ class Recurrent(Limits, nn.RNNBase):
     # What forward keeps for backward: "full" keeps the gates; "lean" keeps h and c only, and backward
     # computes the gates again.
     memory: str = "full"
+    # The weights are parameters, as torch.nn's are; not panels.
+    _torchs_weights = True
 
     # device and dtype are named since torch.nn.utils.skip_init looks for them in the signature.
     def __init__(
