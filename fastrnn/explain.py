@@ -97,8 +97,9 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation | Model
     """Tells which path ``module(*args, **kwargs)`` would take now, and why.
 
     For a recurrent layer or cell, nothing is computed. If torch.nn would reject the arguments, the path is
-    "torch", which raises the error. Any other model runs once on the arguments, in its current mode; the
-    answer has every recurrent layer and cell inside, torch.nn's too.
+    "torch", which raises the error. Any other model runs once on the arguments, in its current mode; its
+    buffers and torch's random numbers are restored. The answer has every recurrent layer and cell inside,
+    torch.nn's too.
 
     Example:
         >>> import torch, fastrnn
@@ -196,6 +197,20 @@ def _explanation(
     return Explanation(path.name, f"{path.reason}; {reason}", None, dtype, driver, other)
 
 
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Random numbers and buffers, as running means, are afterwards what they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = sorted({t.get_device() for t in module.parameters() if t.is_cuda})
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
 def _explain_model(model: nn.Module, *args: Any, **kwargs: Any) -> ModelExplanation:
     explanation = ModelExplanation()
     layers: dict[nn.Module, str] = {}
@@ -206,7 +221,7 @@ def _explain_model(model: nn.Module, *args: Any, **kwargs: Any) -> ModelExplanat
         elif reason := why_unknown(module):
             explanation.advice[name] = reason
     watch = _Watch(layers, explanation.layers)
-    with watch.plans(), watch.hooks(), _uncompiled(), watch:
+    with unchanged(model), watch.plans(), watch.hooks(), _uncompiled(), watch:
         model(*args, **kwargs)
     for module, name in layers.items():
         if explanation.layers[name].total() > 1 and watch.most_steps[name] == 1:

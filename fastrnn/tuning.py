@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import drivers, ops, routing, tuned
+from fastrnn.explain import unchanged
 from fastrnn.nn.base import Recurrent
 from fastrnn.tuned import DRIVERS
 
@@ -113,7 +113,7 @@ def tune(
         >>> tuning.calls[0].driver in ("torch", "fused")
         True
     """
-    with torch.inference_mode(False), _unchanged(module):
+    with torch.inference_mode(False), unchanged(module):
         results = _results_of_calls(module, inputs, kwargs, seconds, again, progress)
     found = {k: _choice(r) for k, r in results.items() if r.us}
     if found:
@@ -148,20 +148,6 @@ def _results_of_calls(
             else:
                 results[key] = _tuned(name, key, layer, args, options, seconds)
     return results
-
-
-@contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Random numbers and buffers, as running means, are afterwards what they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    devices = sorted({t.get_device() for t in module.parameters() if t.is_cuda})
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
 
 def _key(

@@ -201,3 +201,11 @@ def test_the_reason_of_a_call_that_torch_nn_cannot_take(monkeypatch: pytest.Monk
     missing = "and torch.nn has no lengths, reset or states"
     assert said == [f"reference in float32: torch.jit is tracing, {missing}"]
     assert str(on_meta) == f"reference in float32: this build has no kernels for meta, {missing}"
+
+
+def test_a_training_model_stays_as_it_was() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), fastrnn.LSTM(4, 6, 2, dropout=0.5))
+    random, mean = torch.get_rng_state(), model[0].running_mean.clone()
+    fastrnn.explain(model, torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(model[0].running_mean, mean)
