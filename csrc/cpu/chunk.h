@@ -1,5 +1,5 @@
-// Chunks: some consecutive steps of some sequences. A chunk's rows are numbered in the order of
-// computation, step by step.
+// Chunks: some consecutive steps of some sequences, and those that end or begin anew in them. A chunk's
+// rows are numbered in the order of computation, step by step.
 #pragma once
 
 #include <algorithm>
@@ -45,6 +45,35 @@ inline Range chunk_before(const Sequence& q, Range batch, int64_t k1, int64_t ma
     rows += present(q, batch, q.step(--k)).size();
   } while (k > 0 && k1 - k < max_rows && rows + present(q, batch, q.step(k - 1)).size() <= max_rows);
   return {k, k1};
+}
+
+// Length of the shortest sequence of `batch`.
+inline int64_t shortest(const Sequence& q, Range batch) {
+  int64_t steps = q.T;
+  if (q.lengths) {
+    for (int64_t b : each(batch)) steps = std::min(steps, q.lengths[b]);
+  }
+  return steps;
+}
+
+// Calls body(b, anew) for the sequences of `batch`, none shorter than `shortest`, that are not active at
+// step k, or that the next step resets (anew). q is a copy that body cannot write to, so that it stays in
+// registers.
+template <class Body>
+void for_interrupted(const Sequence q, Range batch, int64_t shortest, int64_t k, Body body) {
+  const int64_t t = q.step(k), next = q.step(k + 1);
+  const bool resets = q.reset && k + 1 < q.T;
+  if (t < shortest && !q.first) {
+    uint8_t any = 0;
+    if (resets) {
+      for (int64_t b : each(batch)) any |= q.reset[next * q.B + b];
+    }
+    if (!any) return;
+  }
+  for (int64_t b : each(batch)) {
+    const bool anew = resets && q.resets(next, b);
+    if (anew || !q.active(t, b)) body(b, anew);
+  }
 }
 
 }  // namespace fastrnn

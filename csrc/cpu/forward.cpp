@@ -92,10 +92,7 @@ class Forward {
   Slice make_slice(Range batch) {
     Slice slice{batch, input_, recurrent_, projection_};
     find_panels(slice);
-    slice.shortest = q_.T;
-    if (q_.lengths) {
-      for (int64_t b : each(batch)) slice.shortest = std::min(slice.shortest, q_.lengths[b]);
-    }
+    slice.shortest = shortest(q_, batch);
     slice.chunk_rows = std::max<int64_t>({batch.size(), std::min<int64_t>(q_.T * batch.size(), 384), 1});
     if (!reads_x()) slice.x = workspace_.take<Operand>(slice.chunk_rows * x_stride_);
     slice.bias = workspace_.take<Compute>(cell_.gates * H_);
@@ -333,7 +330,7 @@ class Forward {
         }
       }
     });
-    for_interrupted(slice, k, [&](int64_t b, bool anew) {
+    for_interrupted(q_, slice.batch, slice.shortest, k, [&](int64_t b, bool anew) {
       if (!projected()) carry_h(k, b, u0, units, anew);
       if (!anew) return;
       for (int64_t at = b * C_ + u0; at < (b + 1) * C_; at += H_) std::fill_n(c_ + at, units, Compute(0));
@@ -397,26 +394,6 @@ class Forward {
     }
   }
 
-  // Calls body(b, anew) for the sequences that are not active at step k, or that the next step resets
-  // (anew).
-  template <class Body>
-  void for_interrupted(const Slice& slice, int64_t k, Body body) const {
-    const Sequence q = q_;  // a copy that body cannot write to, so that it stays in registers
-    const int64_t t = q.step(k), next = q.step(k + 1);
-    const bool resets = q.reset && k + 1 < q.T;
-    if (t < slice.shortest && !q.first) {
-      uint8_t any = 0;
-      if (resets) {
-        for (int64_t b : each(slice.batch)) any |= q.reset[next * q.B + b];
-      }
-      if (!any) return;
-    }
-    for (int64_t b : each(slice.batch)) {
-      const bool anew = resets && q.resets(next, b);
-      if (anew || !q.active(t, b)) body(b, anew);
-    }
-  }
-
   // The h that the next step reads for a sequence that it resets, or that was not active.
   void carry_h(int64_t k, int64_t b, int64_t u0, int64_t units, bool anew) {
     const int64_t at = b * h_stride_ + u0;
@@ -458,7 +435,8 @@ class Forward {
         }
       }
     });
-    for_interrupted(slice, k, [&](int64_t b, bool anew) { carry_h(k, b, u0, units, anew); });
+    for_interrupted(q_, slice.batch, slice.shortest, k,
+                    [&](int64_t b, bool anew) { carry_h(k, b, u0, units, anew); });
     if (k + 1 == q_.T && !in_place()) finish_h(slice, u0, units);
   }
 
