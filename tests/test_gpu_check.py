@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -90,7 +91,11 @@ def test_time_is_kept_for_what_comes_later(tmp_path: Path) -> None:
 def test_a_step_that_is_stopped_may_write_its_summary(tmp_path: Path) -> None:
     one = check(tmp_path)
     code = "import time\ntry:\n  time.sleep(20)\nexcept KeyboardInterrupt:\n  print('3 failed')"
-    one.run([python("tests", code, 3)])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        one.run([python("tests", code, 3)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert statuses(one) == {"tests": "stopped after 3 s"}
     assert "3 failed" in one.report.read_text()
     assert "3 failed" in (tmp_path / "logs" / "tests.log").read_text()

@@ -103,6 +103,8 @@ class Running:
                     stdout=to,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    # A shell ignores SIGINT for what it runs in the background, and children inherit that.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
         except OSError as error:
             self.error = f"not run: {error.strerror}: {error.filename}"
