@@ -111,7 +111,7 @@ def recurrent(
     concurrent = False
     if directions == 2 and layer is fused_layer:
         sizes = sequence.batch_sizes
-        T, H = len(x if sizes is None else sizes), weights[0][0].shape[0] // ops.facts(cell)["gates"]
+        T, H = (x if sizes is None else sizes).shape[0], weights[0][0].shape[0] // ops.facts(cell)["gates"]
         concurrent = streams.usable(x, cell, T, h0.shape[1], H, weights[0][4] is not None)
     for i in range(count):
         calls = []
